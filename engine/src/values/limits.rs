@@ -1,0 +1,65 @@
+//! Every limit of the engine in one place. All memory is bounded by these; nothing grows without one.
+
+/// Payload is stored in chunks of this many bytes (one page).
+pub const CHUNK_BYTES: usize = 4096;
+
+/// The arena is handed to tables in extents of this many bytes.
+pub const EXTENT_BYTES: usize = 64 * 1024;
+
+/// Extents in the largest arena: 1 GiB.
+pub const MAX_EXTENTS: usize = 16 * 1024;
+
+/// Payload chunks at most: 768 MiB.
+pub const MAX_CHUNKS: usize = 192 * 1024;
+
+/// A stream buffer holds at most this many chunks: 8 MiB. Linux's tcp_rmem[2] may be larger; the receive window of this
+/// stack never is.
+pub const STREAM_CHUNKS: usize = 2048;
+
+/// Sockets (the objects that descriptors name) in one arena.
+pub const MAX_SOCKETS: usize = 128 * 1024;
+
+/// Connections with a full control block in one arena.
+pub const MAX_CONNECTIONS: usize = 128 * 1024;
+
+/// Connections in TIME-WAIT; Linux's tcp_max_tw_buckets is 262,144 at most on machines of this size.
+pub const MAX_TIME_WAIT: usize = 128 * 1024;
+
+/// Request sockets (SYN-RECEIVED, passive) over all listeners; each listener is bound by its backlog first.
+pub const MAX_REQUESTS: usize = 64 * 1024;
+
+/// Listening sockets.
+pub const MAX_LISTENERS: usize = 4096;
+
+/// Timers: one for each connection, request and TIME-WAIT entry.
+pub const MAX_TIMERS: usize = MAX_CONNECTIONS + MAX_TIME_WAIT + MAX_REQUESTS;
+
+/// Threads asleep in a blocking call or in a wait for readiness, over all processes of the family.
+pub const MAX_WAITERS: usize = 8192;
+
+/// Links from a sleeping thread to the sockets it waits for.
+pub const MAX_WAIT_LINKS: usize = 256 * 1024;
+
+/// epoll sets that hold at least one engine socket.
+pub const MAX_EPOLL_SETS: usize = 4096;
+
+/// Registrations of engine sockets in epoll sets.
+pub const MAX_EPOLL_ITEMS: usize = 256 * 1024;
+
+/// Processes of one family.
+pub const MAX_PROCESSES: usize = 1024;
+
+/// Network interfaces known at once.
+pub const MAX_INTERFACES: usize = 64;
+
+/// Local addresses known at once.
+pub const MAX_LOCAL_ADDRS: usize = 512;
+
+/// SACK blocks remembered of what the peer holds, per connection.
+pub const SACK_RANGES: usize = 32;
+
+/// Ranges of out-of-order bytes held, per connection.
+pub const REORDER_RANGES: usize = 64;
+
+/// The largest IP packet that the device hands over or takes.
+pub const MAX_PACKET_BYTES: usize = 65_536 + 40;
