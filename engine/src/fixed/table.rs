@@ -69,7 +69,9 @@ impl<T: Item, const DIR: usize> Table<T, DIR> {
         debug_assert!(index < self.state.high);
         let extent = self.state.directory[index as usize / Self::PER_EXTENT];
         // SAFETY: `high` only covers slots whose extent is in the directory; the offset stays inside of the extent.
-        unsafe { self.memory.extent(extent).as_ptr().cast::<Slot<T>>().add(index as usize % Self::PER_EXTENT) }
+        unsafe {
+            self.memory.extent(extent).as_ptr().cast::<Slot<T>>().add(index as usize % Self::PER_EXTENT)
+        }
     }
 
     /// Puts `value` into a free slot; gives it back when the table or the block is full.

@@ -1,0 +1,1 @@
+//! The preload library of tcpreload: libc's socket calls, answered by the engine.
