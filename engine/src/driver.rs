@@ -1,0 +1,35 @@
+//! One turn of the engine: frames in, timers, segments out.
+//!
+//! Whoever holds the arena's lock may take a turn; nothing here sleeps or wakes anybody.
+
+use crate::device::{Device, DeviceState};
+use crate::stack::Stack;
+use crate::values::Instant;
+
+/// Frames taken in one turn at most, so that a flood cannot keep the lock.
+pub const TURN_BUDGET: usize = 256;
+
+/// What a turn found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Turn {
+    /// Frames taken; [`TURN_BUDGET`] means that more may wait.
+    pub frames: usize,
+}
+
+/// Receives what waits, up to the budget, runs the timers that are due, and sends what came of it.
+pub fn turn<D: Device>(stack: &mut Stack, device: &mut D, state: &mut DeviceState, now: Instant) -> Turn {
+    let frames = device.receive(state, TURN_BUDGET, &mut |meta, ip| stack.handle_frame(now, meta, ip));
+    if stack.next_deadline().is_some_and(|deadline| deadline <= now) {
+        stack.handle_timers(now);
+    }
+    send(stack, device, now);
+    Turn { frames }
+}
+
+/// Sends what the stack has to send.
+pub fn send<D: Device>(stack: &mut Stack, device: &mut D, now: Instant) {
+    if stack.has_output() {
+        stack.transmit(now, device);
+    }
+    device.flush(stack.counters_mut());
+}

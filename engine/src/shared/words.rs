@@ -1,0 +1,32 @@
+//! The words of the arena that are read and written without the lock: what sleepers sleep on, and who drives.
+
+use crate::values::limits::MAX_WAITERS;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Lives in the arena beside the stack. All zero: nobody sleeps, nobody drives.
+#[repr(C)]
+pub struct Words {
+    /// A futex word for each waiter, by the index of its handle: 0 asleep (or not in use), 1 woken.
+    pub waiters: [AtomicU32; MAX_WAITERS],
+    pub role: RoleWords,
+}
+
+/// Who drives: the thread that waits on the packet sockets for all. A lease, not a lock: see `wait` of the shim.
+#[repr(C)]
+pub struct RoleWords {
+    /// `pid << 32 | tid` of the driver; 0: the role is free.
+    pub holder: AtomicU64,
+    /// When the driver last showed signs of life, microseconds of CLOCK_MONOTONIC.
+    pub heartbeat_us: AtomicU64,
+    /// Until when the driver sleeps if nothing happens, microseconds; `u64::MAX` for ever.
+    pub deadline_us: AtomicU64,
+    /// Which eventfd of the pool wakes the driver, plus one; 0 when it is not asleep.
+    pub wake_slot: AtomicU32,
+    /// Threads asleep that could drive.
+    pub sleepers: AtomicU32,
+    /// Waiter index of the sleeper that ticks while the role is vacant, plus one; 0: none.
+    pub deputy: AtomicU32,
+    /// Counts hand-overs, to tell churn from rest.
+    pub turns: AtomicU32,
+    pub spare: [AtomicU64; 8],
+}

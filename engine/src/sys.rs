@@ -1,0 +1,405 @@
+//! System calls, made directly.
+//!
+//! Inside the preload library libc's `read`, `poll`, `syscall` and the like are our own overrides; the engine and the shim
+//! must not reach them. So every kernel call of theirs is one of these: an instruction, no libc, no errno. All return
+//! `Result<_, i32>` with the positive errno.
+#![allow(unsafe_code)]
+
+use crate::values::Instant;
+use core::ffi::{CStr, c_int, c_void};
+use core::mem::{MaybeUninit, size_of, size_of_val};
+use core::ptr::{NonNull, null, null_mut};
+use core::sync::atomic::AtomicU32;
+use std::os::fd::RawFd;
+
+/// What a system call gives: a value, or the errno.
+pub type SysResult<T> = Result<T, i32>;
+
+/// The bare system call; a negative result in the errno range is an error.
+///
+/// # Safety
+/// As the call itself demands of its arguments.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub unsafe fn syscall6(nr: i64, a: [usize; 6]) -> SysResult<usize> {
+    let result: isize;
+    // SAFETY: the kernel's calling convention: rcx and r11 are clobbered, memory as the call does.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") nr as isize => result,
+            in("rdi") a[0], in("rsi") a[1], in("rdx") a[2],
+            in("r10") a[3], in("r8") a[4], in("r9") a[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    outcome(result)
+}
+
+/// The bare system call; a negative result in the errno range is an error.
+///
+/// # Safety
+/// As the call itself demands of its arguments.
+#[cfg(target_arch = "aarch64")]
+#[inline]
+pub unsafe fn syscall6(nr: i64, a: [usize; 6]) -> SysResult<usize> {
+    let result: isize;
+    // SAFETY: the kernel's calling convention: x8 the number, x0-x5 the arguments, x0 the result.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") nr,
+            inlateout("x0") a[0] as isize => result,
+            in("x1") a[1], in("x2") a[2], in("x3") a[3], in("x4") a[4], in("x5") a[5],
+            options(nostack),
+        );
+    }
+    outcome(result)
+}
+
+fn outcome(result: isize) -> SysResult<usize> {
+    if (-4095..0).contains(&result) { Err(-result as i32) } else { Ok(result as usize) }
+}
+
+macro_rules! sys {
+    ($nr:ident $(, $arg:expr)*) => {{
+        let args = [$($arg as usize),*];
+        let mut all = [0usize; 6];
+        all[..args.len()].copy_from_slice(&args);
+        syscall6(libc::$nr as i64, all)
+    }};
+    ($nr:ident) => { syscall6(libc::$nr as i64, [0; 6]) };
+}
+
+fn fd_of(n: usize) -> RawFd {
+    n as RawFd
+}
+
+pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> SysResult<RawFd> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_socket, domain, kind, protocol) }.map(fd_of)
+}
+
+/// `addr` is a sockaddr of any family, as bytes.
+pub fn bind(fd: RawFd, addr: &[u8]) -> SysResult<()> {
+    // SAFETY: the slice is readable for its length.
+    unsafe { sys!(SYS_bind, fd, addr.as_ptr(), addr.len()) }.map(drop)
+}
+
+/// `addr` is a sockaddr of any family, as bytes.
+pub fn connect(fd: RawFd, addr: &[u8]) -> SysResult<()> {
+    // SAFETY: the slice is readable for its length.
+    unsafe { sys!(SYS_connect, fd, addr.as_ptr(), addr.len()) }.map(drop)
+}
+
+pub fn listen(fd: RawFd, backlog: c_int) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_listen, fd, backlog) }.map(drop)
+}
+
+pub fn shutdown(fd: RawFd, how: c_int) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_shutdown, fd, how) }.map(drop)
+}
+
+/// Fills `out` with a sockaddr and returns its length.
+pub fn getsockname(fd: RawFd, out: &mut [u8]) -> SysResult<usize> {
+    let mut len = out.len() as libc::socklen_t;
+    // SAFETY: the slice is writable for `len`.
+    unsafe { sys!(SYS_getsockname, fd, out.as_mut_ptr(), &raw mut len) }.map(|_| len as usize)
+}
+
+pub fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> SysResult<()> {
+    // SAFETY: the slice is readable for its length.
+    unsafe { sys!(SYS_setsockopt, fd, level, name, value.as_ptr(), value.len()) }.map(drop)
+}
+
+/// `setsockopt` with a plain value: an int, or a C struct without padding.
+pub fn setsockopt_value<T: Copy>(fd: RawFd, level: c_int, name: c_int, value: &T) -> SysResult<()> {
+    // SAFETY: `value` is readable for its size.
+    unsafe { sys!(SYS_setsockopt, fd, level, name, core::ptr::from_ref(value), size_of::<T>()) }.map(drop)
+}
+
+/// Fills `out` and returns the length that the kernel gave.
+pub fn getsockopt(fd: RawFd, level: c_int, name: c_int, out: &mut [u8]) -> SysResult<usize> {
+    let mut len = out.len() as libc::socklen_t;
+    // SAFETY: the slice is writable for `len`.
+    unsafe { sys!(SYS_getsockopt, fd, level, name, out.as_mut_ptr(), &raw mut len) }.map(|_| len as usize)
+}
+
+pub fn getsockopt_int(fd: RawFd, level: c_int, name: c_int) -> SysResult<c_int> {
+    let mut value = [0u8; 4];
+    getsockopt(fd, level, name, &mut value)?;
+    Ok(c_int::from_ne_bytes(value))
+}
+
+/// SO_COOKIE: what names a kernel socket across dup, fork, exec and SCM_RIGHTS.
+pub fn socket_cookie(fd: RawFd) -> SysResult<u64> {
+    let mut value = [0u8; 8];
+    getsockopt(fd, libc::SOL_SOCKET, 57, &mut value)?;
+    Ok(u64::from_ne_bytes(value))
+}
+
+/// # Safety
+/// Every pointer in `message` is good for what the call does with it.
+pub unsafe fn sendmsg(fd: RawFd, message: &libc::msghdr, flags: c_int) -> SysResult<usize> {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_sendmsg, fd, core::ptr::from_ref(message), flags) }
+}
+
+/// # Safety
+/// Every pointer in `messages` is good for what the call does with it.
+pub unsafe fn sendmmsg(fd: RawFd, messages: &mut [libc::mmsghdr], flags: c_int) -> SysResult<usize> {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_sendmmsg, fd, messages.as_mut_ptr(), messages.len(), flags) }
+}
+
+/// # Safety
+/// Every pointer in `message` is good for what the call does with it.
+pub unsafe fn recvmsg(fd: RawFd, message: &mut libc::msghdr, flags: c_int) -> SysResult<usize> {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_recvmsg, fd, core::ptr::from_mut(message), flags) }
+}
+
+/// # Safety
+/// Every pointer in `messages` is good for what the call does with it.
+pub unsafe fn recvmmsg(fd: RawFd, messages: &mut [libc::mmsghdr], flags: c_int) -> SysResult<usize> {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_recvmmsg, fd, messages.as_mut_ptr(), messages.len(), flags, 0) }
+}
+
+pub fn send(fd: RawFd, data: &[u8], flags: c_int) -> SysResult<usize> {
+    // SAFETY: the slice is readable for its length.
+    unsafe { sys!(SYS_sendto, fd, data.as_ptr(), data.len(), flags, 0, 0) }
+}
+
+pub fn sendto(fd: RawFd, data: &[u8], flags: c_int, addr: &[u8]) -> SysResult<usize> {
+    // SAFETY: both slices are readable for their lengths.
+    unsafe { sys!(SYS_sendto, fd, data.as_ptr(), data.len(), flags, addr.as_ptr(), addr.len()) }
+}
+
+pub fn recv(fd: RawFd, out: &mut [u8], flags: c_int) -> SysResult<usize> {
+    // SAFETY: the slice is writable for its length.
+    unsafe { sys!(SYS_recvfrom, fd, out.as_mut_ptr(), out.len(), flags, 0, 0) }
+}
+
+pub fn open(path: &CStr, flags: c_int) -> SysResult<RawFd> {
+    // SAFETY: the path ends with NUL.
+    unsafe { sys!(SYS_openat, libc::AT_FDCWD as isize, path.as_ptr(), flags, 0o600) }.map(fd_of)
+}
+
+pub fn close(fd: RawFd) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_close, fd) }.map(drop)
+}
+
+pub fn read(fd: RawFd, out: &mut [u8]) -> SysResult<usize> {
+    // SAFETY: the slice is writable for its length.
+    unsafe { sys!(SYS_read, fd, out.as_mut_ptr(), out.len()) }
+}
+
+pub fn write(fd: RawFd, data: &[u8]) -> SysResult<usize> {
+    // SAFETY: the slice is readable for its length.
+    unsafe { sys!(SYS_write, fd, data.as_ptr(), data.len()) }
+}
+
+/// A fcntl with an integer argument.
+pub fn fcntl(fd: RawFd, command: c_int, arg: usize) -> SysResult<usize> {
+    // SAFETY: commands with pointers are the caller's to avoid; integers cannot harm.
+    unsafe { sys!(SYS_fcntl, fd, command, arg) }
+}
+
+/// # Safety
+/// `arg` is what the request demands.
+pub unsafe fn ioctl(fd: RawFd, request: u64, arg: *mut c_void) -> SysResult<usize> {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_ioctl, fd, request, arg) }
+}
+
+/// ppoll(2). `timeout`: `None` waits for ever. `mask`: the signal mask while waiting, as 8 bytes.
+pub fn ppoll(fds: &mut [libc::pollfd], timeout: Option<core::time::Duration>, mask: Option<u64>) -> SysResult<usize> {
+    let time = timeout.map(|d| libc::timespec { tv_sec: d.as_secs() as _, tv_nsec: d.subsec_nanos() as _ });
+    let mask_at = mask.as_ref().map_or(null(), core::ptr::from_ref);
+    // The kernel writes the remaining time back: give it a copy.
+    let mut copy = time;
+    let time_at = copy.as_mut().map_or(null_mut(), core::ptr::from_mut);
+    // SAFETY: the slice is writable; the other pointers are null or lead to locals.
+    unsafe { sys!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), time_at, mask_at, 8) }
+}
+
+pub fn eventfd(value: u32, flags: c_int) -> SysResult<RawFd> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_eventfd2, value, flags) }.map(fd_of)
+}
+
+pub fn memfd_create(name: &CStr, flags: u32) -> SysResult<RawFd> {
+    // SAFETY: the name ends with NUL.
+    unsafe { sys!(SYS_memfd_create, name.as_ptr(), flags) }.map(fd_of)
+}
+
+pub fn ftruncate(fd: RawFd, bytes: u64) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_ftruncate, fd, bytes) }.map(drop)
+}
+
+/// The size of the file behind `fd`.
+pub fn file_size(fd: RawFd) -> SysResult<u64> {
+    let mut stat = MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the struct is writable; the kernel's and libc's `stat` are the same on the supported machines.
+    unsafe {
+        sys!(SYS_fstat, fd, stat.as_mut_ptr())?;
+        Ok(stat.assume_init().st_size as u64)
+    }
+}
+
+/// Maps `bytes` of `fd` (-1: anonymous) where the kernel likes.
+pub fn mmap(bytes: usize, prot: c_int, flags: c_int, fd: RawFd, offset: u64) -> SysResult<NonNull<u8>> {
+    // SAFETY: a new mapping at a place of the kernel's choice disturbs nothing (callers pass no MAP_FIXED).
+    let at = unsafe { sys!(SYS_mmap, 0, bytes, prot, flags, fd as isize, offset) }?;
+    NonNull::new(at as *mut u8).ok_or(libc::ENOMEM)
+}
+
+/// # Safety
+/// The range was mapped by `mmap` and nothing refers to it any more.
+pub unsafe fn munmap(at: *mut c_void, bytes: usize) {
+    // SAFETY: the caller's contract. Only a wrong range could fail.
+    let _ = unsafe { sys!(SYS_munmap, at, bytes) };
+}
+
+/// Soft and hard limit.
+pub fn getrlimit(resource: u32) -> SysResult<(u64, u64)> {
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel writes two words.
+    unsafe { sys!(SYS_prlimit64, 0, resource, 0, limit.as_mut_ptr()) }?;
+    Ok((limit[0], limit[1]))
+}
+
+pub fn setrlimit(resource: u32, limit: (u64, u64)) -> SysResult<()> {
+    let limit = [limit.0, limit.1];
+    // SAFETY: the kernel reads two words.
+    unsafe { sys!(SYS_prlimit64, 0, resource, limit.as_ptr(), 0) }.map(drop)
+}
+
+/// Sleeps while `word` is `expected`, at most for `timeout`. Any return may be spurious.
+///
+/// # Errors
+/// EAGAIN (the word differs), ETIMEDOUT, EINTR.
+pub fn futex_wait(word: &AtomicU32, expected: u32, timeout: Option<core::time::Duration>) -> SysResult<()> {
+    let time = timeout.map(|d| libc::timespec { tv_sec: d.as_secs() as _, tv_nsec: d.subsec_nanos() as _ });
+    let time_at = time.as_ref().map_or(null(), core::ptr::from_ref);
+    // SAFETY: the word lives as long as the borrow; the time is null or a local.
+    unsafe { sys!(SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAIT, expected, time_at, 0, 0) }.map(drop)
+}
+
+/// Wakes up to `count` sleepers of `word`, in any process that maps it.
+pub fn futex_wake(word: &AtomicU32, count: u32) {
+    // SAFETY: the word lives as long as the borrow. Waking cannot fail on a valid address.
+    let _ = unsafe { sys!(SYS_futex, core::ptr::from_ref(word), libc::FUTEX_WAKE, count, 0, 0, 0) };
+}
+
+pub fn getpid() -> i32 {
+    // SAFETY: no pointers; cannot fail.
+    unsafe { sys!(SYS_getpid) }.unwrap_or(0) as i32
+}
+
+pub fn gettid() -> i32 {
+    // SAFETY: no pointers; cannot fail.
+    unsafe { sys!(SYS_gettid) }.unwrap_or(0) as i32
+}
+
+/// Sends `signal` to one thread of this process.
+pub fn tgkill(pid: i32, tid: i32, signal: c_int) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_tgkill, pid, tid, signal) }.map(drop)
+}
+
+/// Whether a process of that number exists (EPERM counts as existing).
+pub fn process_exists(pid: i32) -> bool {
+    // SAFETY: no pointers; signal 0 only asks.
+    !matches!(unsafe { sys!(SYS_kill, pid, 0) }, Err(libc::ESRCH))
+}
+
+/// Fills `out` with randomness; false when the kernel has none (before it is seeded).
+pub fn random_bytes(out: &mut [u8]) -> bool {
+    // SAFETY: the slice is writable for its length.
+    unsafe { sys!(SYS_getrandom, out.as_mut_ptr(), out.len(), 0) }.is_ok_and(|n| n == out.len())
+}
+
+/// A key for hashes and initial sequence numbers.
+pub fn random_seed() -> [u64; 2] {
+    let mut bytes = [0u8; 16];
+    if !random_bytes(&mut bytes) {
+        // No randomness: time and address-space layout are all there is.
+        let mark = 0u8;
+        let at = core::ptr::from_ref(&mark) as u64;
+        return [monotonic_now().as_us() ^ at.rotate_left(17), at ^ u64::from(getpid() as u32) << 32];
+    }
+    let half = |n: usize| u64::from_ne_bytes(core::array::from_fn(|i| bytes[n * 8 + i]));
+    [half(0), half(1)]
+}
+
+/// CLOCK_MONOTONIC, from the vDSO.
+pub fn monotonic_now() -> Instant {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: fills the struct; libc's clock_gettime is not overridden and cannot fail for this clock.
+    let time = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, time.as_mut_ptr());
+        time.assume_init()
+    };
+    Instant::from_us(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
+}
+
+/// Moves a descriptor of the engine's own above what the program can open, so that it neither takes a number that the
+/// program expects nor falls to a loop that closes "everything". The old number is closed. Above the soft limit where the
+/// hard limit leaves room, else as high as the soft limit allows.
+///
+/// The limit is raised for the moment of the call only; descriptors above it stay usable, also after fork and exec.
+///
+/// # Errors
+/// As fcntl(F_DUPFD): EMFILE when there is no room at all.
+pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
+    const ROOM: u64 = 1 << 14;
+    let (soft, hard) = getrlimit(libc::RLIMIT_NOFILE as u32)?;
+    let want = soft.saturating_add(ROOM).min(hard).min(1 << 30);
+    let raised = want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
+    let floor = if raised { soft } else { soft.saturating_sub(256).max(3) };
+    let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor as usize);
+    if raised {
+        setrlimit(libc::RLIMIT_NOFILE as u32, (soft, hard))?;
+    }
+    let moved = moved?;
+    close(fd)?;
+    Ok(fd_of(moved))
+}
+
+/// A `sockaddr_in`/`sockaddr_in6` or other C struct as bytes, for the calls above.
+pub fn as_bytes<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: used with C structs without padding; readable for their size.
+    unsafe { core::slice::from_raw_parts(core::ptr::from_ref(value).cast(), size_of_val(value)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moved_descriptors_stand_above_the_limit() {
+        let fd = move_high(eventfd(0, 0).unwrap()).unwrap();
+        let (soft, _) = getrlimit(libc::RLIMIT_NOFILE as u32).unwrap();
+        assert!(fd as u64 >= soft.saturating_sub(256));
+        assert_eq!(write(fd, &7u64.to_ne_bytes()), Ok(8));
+        let mut out = [0; 8];
+        assert_eq!(read(fd, &mut out), Ok(8));
+        assert_eq!(u64::from_ne_bytes(out), 7);
+        close(fd).unwrap();
+        assert_eq!(close(fd), Err(libc::EBADF));
+    }
+
+    #[test]
+    fn errors_are_errnos() {
+        assert_eq!(socket(-1, 0, 0), Err(libc::EAFNOSUPPORT));
+        assert_eq!(read(-1, &mut [0]), Err(libc::EBADF));
+        assert_eq!(futex_wait(&AtomicU32::new(1), 0, None), Err(libc::EAGAIN));
+    }
+}

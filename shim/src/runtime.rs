@@ -1,0 +1,291 @@
+//! This process's part in a family: the mapped arena, its packet sockets, and the way in and out of the lock.
+//!
+//! An arena is made at the first TCP socket of a process that inherited none; fork passes it on by memory. Everything
+//! here that is not in the arena is the same in parent and child: descriptors keep their numbers, mappings their places.
+//!
+//! [`Locked`] is the working state of a thread inside of the engine. When it ends, what the stack has to send leaves, the
+//! packet filter follows the ports that the stack owns, the lock is given back, and then the threads are woken that the
+//! stack wants to wake: never while the lock is held.
+
+use crate::config::Config;
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use engine::device::{Device, PacketDevice};
+use engine::driver::{self, Turn};
+use engine::shared::arena::{Arena, Guard};
+use engine::shared::{RoleWords, Words};
+use engine::stack::{Stack, Wake, WakeKind};
+use engine::sys;
+use engine::values::limits::MAX_WAITERS;
+use engine::values::{Error, Instant};
+use core::mem::ManuallyDrop;
+use parking_lot::Mutex;
+use std::os::fd::RawFd;
+
+/// Eventfds of one arena: threads that sleep in ppoll beside kernel descriptors at the same time, over all processes. More
+/// of them than these look again every millisecond.
+const EVENT_FDS: usize = 32;
+
+/// Why this process has no arena and its TCP runs on the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fallback {
+    /// Packet sockets need CAP_NET_RAW.
+    NoCapability,
+    /// The packet sockets could not be made, with the errno.
+    NoDevice(i32),
+    /// The arena could not be made, with the errno.
+    NoArena(i32),
+}
+
+impl core::fmt::Display for Fallback {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let os = |errno: &i32| std::io::Error::from_raw_os_error(*errno);
+        match self {
+            Fallback::NoCapability => f.write_str("no CAP_NET_RAW, TCP runs on the kernel"),
+            Fallback::NoDevice(e) => write!(f, "no packet sockets ({}), TCP runs on the kernel", os(e)),
+            Fallback::NoArena(e) => write!(f, "no memory for the stack ({}), TCP runs on the kernel", os(e)),
+        }
+    }
+}
+
+/// What a process holds of its family.
+pub struct Runtime {
+    arena: Arena,
+    device: UnsafeCell<PacketDevice>,
+    poll_fds: Vec<RawFd>,
+    event_fds: Vec<RawFd>,
+    pub config: Config,
+}
+
+// SAFETY: the device is only touched by the thread that holds the arena's lock; the rest is read-only.
+unsafe impl Sync for Runtime {}
+
+static ATTACHED: AtomicPtr<Runtime> = AtomicPtr::new(core::ptr::null_mut());
+static FAILED: Mutex<Option<Fallback>> = Mutex::new(None);
+
+/// This process's runtime, if it has one. Costs a load; async-signal-safe.
+#[inline]
+pub fn attached() -> Option<&'static Runtime> {
+    let at = ATTACHED.load(Ordering::Acquire);
+    // SAFETY: null, or a leaked Runtime that was complete before its address was stored.
+    unsafe { at.as_ref() }
+}
+
+/// This process's runtime, made at the first call.
+///
+/// # Errors
+/// Why TCP has to run on the kernel. The first failure is remembered: a process does not change stacks half-way.
+pub fn attach() -> Result<&'static Runtime, Fallback> {
+    if let Some(runtime) = attached() {
+        return Ok(runtime);
+    }
+    let mut failed = FAILED.lock();
+    if let Some(runtime) = attached() {
+        return Ok(runtime);
+    }
+    if let Some(reason) = *failed {
+        return Err(reason);
+    }
+    match Runtime::create() {
+        Ok(runtime) => {
+            let runtime: &'static Runtime = Box::leak(Box::new(runtime));
+            ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+            Ok(runtime)
+        }
+        Err(reason) => {
+            *failed = Some(reason);
+            Err(reason)
+        }
+    }
+}
+
+/// Why `attach` failed earlier, if it did.
+pub fn fallback() -> Option<Fallback> {
+    *FAILED.lock()
+}
+
+impl Runtime {
+    fn create() -> Result<Runtime, Fallback> {
+        let config = Config::read();
+        let arena = Arena::create().map_err(|e| match e {
+            engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
+            engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
+        })?;
+        let mut guard = arena.lock().ok_or(Fallback::NoArena(libc::EDEADLK))?;
+        let device = PacketDevice::open(guard.device).map_err(|errno| match errno {
+            libc::EPERM | libc::EACCES => Fallback::NoCapability,
+            errno => Fallback::NoDevice(errno),
+        })?;
+        guard.stack.start(sys::random_seed(), config.sysctls);
+        device.refresh_interfaces(guard.stack.interfaces_mut());
+        drop(guard);
+        let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
+        let poll_fds = device.poll_fds().to_vec();
+        Ok(Runtime { arena, device: UnsafeCell::new(device), poll_fds, event_fds, config })
+    }
+
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when this very thread is inside already: the caller is a signal handler that interrupted
+    /// the engine.
+    pub fn lock(&self) -> Result<Locked<'_>, Error> {
+        let guard = self.arena.lock().ok_or(Error::Interrupted)?;
+        // SAFETY: the lock is held as long as `guard` lives.
+        let device = unsafe { &mut *self.device.get() };
+        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, now: Instant::ZERO })
+    }
+
+    pub fn words(&self) -> &Words {
+        self.arena.words()
+    }
+
+    /// The futex words of sleeping threads, by the index of their waiter.
+    pub fn waiter_words(&self) -> &[AtomicU32; MAX_WAITERS] {
+        &self.words().waiters
+    }
+
+    pub fn role(&self) -> &RoleWords {
+        &self.words().role
+    }
+
+    /// The eventfds of the arena; `WakeKind::EventFd(n)` names the n-th.
+    pub fn event_fds(&self) -> &[RawFd] {
+        &self.event_fds
+    }
+
+    /// The packet sockets, for a driver's ppoll.
+    pub fn poll_fds(&self) -> &[RawFd] {
+        &self.poll_fds
+    }
+
+    /// Whether `fd` is one of the engine's own descriptors, which the program must not close.
+    pub fn owns_fd(&self, fd: RawFd) -> bool {
+        fd == self.arena.fd()
+            || self.event_fds.contains(&fd)
+            || self.poll_fds.contains(&fd)
+            // SAFETY: the descriptors of a device are fixed when it is made; reading them races with nothing.
+            || unsafe { (*self.device.get()).owns_fd(fd) }
+    }
+
+    fn wake(&self, wake: Wake) {
+        let Some(word) = self.waiter_words().get(wake.waiter as usize) else { return };
+        if word.swap(1, Ordering::Release) != 0 {
+            return;
+        }
+        match wake.kind {
+            WakeKind::Futex => sys::futex_wake(word, 1),
+            WakeKind::EventFd(n) => self.ring(n),
+        }
+    }
+
+    /// Makes the n-th eventfd readable.
+    pub fn ring(&self, n: u16) {
+        if let Some(&fd) = self.event_fds.get(n as usize) {
+            // Only a full counter or a closed descriptor can refuse, and then the sleeper is awake or gone.
+            let _ = sys::write(fd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+fn high_event_fd() -> Result<RawFd, i32> {
+    sys::move_high(sys::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?)
+}
+
+/// A thread inside of the engine.
+pub struct Locked<'a> {
+    runtime: &'a Runtime,
+    guard: ManuallyDrop<Guard<'a>>,
+    pub device: &'a mut PacketDevice,
+    now: Instant,
+}
+
+impl<'a> Locked<'a> {
+    pub fn runtime(&self) -> &'a Runtime {
+        self.runtime
+    }
+
+    pub fn stack(&mut self) -> &mut Stack {
+        self.guard.stack
+    }
+
+    /// The time, read once for as long as the lock is held or until the next turn.
+    pub fn now(&mut self) -> Instant {
+        if !self.now.is_set() {
+            self.now = sys::monotonic_now();
+        }
+        self.now
+    }
+
+    /// The stack and the time, for calls that take both.
+    pub fn stack_now(&mut self) -> (&mut Stack, Instant) {
+        let now = self.now();
+        (self.guard.stack, now)
+    }
+
+    /// Frames wait in the ring. A load, no system call.
+    pub fn frames_waiting(&self) -> bool {
+        self.device.ready(self.guard.device)
+    }
+
+    /// Receives, runs timers, sends.
+    pub fn turn(&mut self) -> Turn {
+        self.now = sys::monotonic_now();
+        driver::turn(self.guard.stack, self.device, self.guard.device, self.now)
+    }
+
+    /// A turn, if there is anything to do in one: frames in the ring or a timer that is due.
+    pub fn turn_if_due(&mut self) {
+        if self.frames_waiting() || self.guard.stack.next_deadline().is_some_and(|d| d <= sys::monotonic_now()) {
+            self.turn();
+        }
+    }
+
+    /// Sends what the stack has to send.
+    pub fn flush(&mut self) {
+        let now = self.now();
+        driver::send(self.guard.stack, self.device, now);
+    }
+
+    fn settle(&mut self) {
+        if self.guard.stack.has_output() {
+            self.flush();
+        }
+        self.sync_filter();
+    }
+
+    /// Lets the packet filter follow the ports that the stack owns; to be called before a guard or a SYN depends on it.
+    pub fn sync_filter(&mut self) {
+        let (ports, version) = self.guard.stack.owned_ports();
+        if version != self.guard.device.filter_version {
+            self.device.set_filter(ports);
+            self.guard.device.filter_version = version;
+        }
+    }
+}
+
+/// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
+const WAKE_BATCH: usize = 64;
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.settle();
+        let mut wakes = [None; WAKE_BATCH];
+        let mut count = 0;
+        while let Some(wake) = self.guard.stack.take_wake() {
+            if count < WAKE_BATCH {
+                wakes[count] = Some(wake);
+                count += 1;
+            } else {
+                self.runtime.wake(wake);
+            }
+        }
+        let next_deadline = self.guard.stack.next_deadline();
+        // SAFETY: taken once, here; the guard is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.guard) };
+        for wake in wakes.iter().take(count).flatten() {
+            self.runtime.wake(*wake);
+        }
+        crate::wait::notify_driver_if_earlier(self.runtime, next_deadline);
+    }
+}
