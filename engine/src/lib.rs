@@ -9,4 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod fixed;
+pub mod sys;
+pub mod tcp;
 pub mod values;
+pub mod wire;

@@ -218,7 +218,11 @@ pub unsafe fn ioctl(fd: RawFd, request: u64, arg: *mut c_void) -> SysResult<usiz
 }
 
 /// ppoll(2). `timeout`: `None` waits for ever. `mask`: the signal mask while waiting, as 8 bytes.
-pub fn ppoll(fds: &mut [libc::pollfd], timeout: Option<core::time::Duration>, mask: Option<u64>) -> SysResult<usize> {
+pub fn ppoll(
+    fds: &mut [libc::pollfd],
+    timeout: Option<core::time::Duration>,
+    mask: Option<u64>,
+) -> SysResult<usize> {
     let time = timeout.map(|d| libc::timespec { tv_sec: d.as_secs() as _, tv_nsec: d.subsec_nanos() as _ });
     let mask_at = mask.as_ref().map_or(null(), core::ptr::from_ref);
     // The kernel writes the remaining time back: give it a copy.

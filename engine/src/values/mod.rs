@@ -6,7 +6,9 @@
 pub mod addr;
 pub mod counters;
 pub mod error;
+pub mod iface;
 pub mod limits;
+pub mod link;
 pub mod seq;
 pub mod sysctl;
 pub mod time;
@@ -14,6 +16,8 @@ pub mod time;
 pub use addr::{Addr, Endpoint, Family, FourTuple};
 pub use counters::{Counter, Counters};
 pub use error::Error;
+pub use iface::InterfaceTable;
+pub use link::{Path, PortSet, RxMeta};
 pub use seq::SeqNum;
 pub use sysctl::Sysctls;
 pub use time::Instant;

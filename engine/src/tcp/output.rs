@@ -1,0 +1,409 @@
+//! The next segment that may leave: one function, [`Tcb::output`], asked until it says `None`.
+
+use super::timers::CORK_MS;
+use super::{Env, Phase, State, Tcb, Timer, handshake};
+use crate::values::{Counter, SeqNum};
+use crate::wire::{Flags, Options, SackBlocks, Timestamps};
+
+/// What the path allows.
+#[derive(Clone, Copy, Debug)]
+pub struct TxLimits {
+    /// Payload of one (large) segment; at least one MSS is always allowed.
+    pub max_bytes: u32,
+}
+
+/// A segment to be sent. Its payload lies in the send buffer: see [`Tcb::payload`].
+#[derive(Clone, Copy, Debug)]
+pub struct OutSegment {
+    pub seq: SeqNum,
+    pub ack: SeqNum,
+    pub flags: Flags,
+    pub window: u16,
+    pub options: Options,
+    pub payload_offset: usize,
+    pub payload_len: usize,
+    /// Payload of each segment that the device makes of it; 0: it is one.
+    pub gso_size: u16,
+}
+
+impl Tcb {
+    /// Whether [`Tcb::output`] may have something. Cheap, and true once too often rather than once too rarely.
+    pub fn wants_output(&self) -> bool {
+        self.acks.now
+            || self.syn_due
+            || self.probe_due
+            || self.rec.tlp_now
+            || self.rec.phase != Phase::Open
+            || self.unsent() > 0
+            || (self.fin_queued && self.snd.nxt.before_eq(self.fin_seq()))
+    }
+
+    /// The bytes of a segment that `output` gave.
+    pub fn payload<'a>(
+        &'a self,
+        pool: &'a crate::fixed::Pool,
+        seg: &OutSegment,
+    ) -> impl Iterator<Item = &'a [u8]> {
+        self.send.slices(pool, seg.payload_offset, seg.payload_len)
+    }
+
+    /// The next segment that may leave now.
+    pub fn output(&mut self, env: &mut Env, limits: &TxLimits) -> Option<OutSegment> {
+        match self.state {
+            State::Closed | State::Listen => return None,
+            State::SynSent | State::SynReceived => return self.output_syn(env),
+            _ => {}
+        }
+        let seg = self
+            .output_probe(env)
+            .or_else(|| self.output_again(env, limits))
+            .or_else(|| self.output_new(env, limits))
+            .or_else(|| self.output_ack(env));
+        if seg.is_none() {
+            self.arm_persist(env);
+        }
+        seg
+    }
+
+    /// Bytes written by the user and never sent.
+    pub(super) fn unsent(&self) -> u32 {
+        let end = self.snd.base + self.send.len() as u32;
+        if self.snd.nxt.before(end) { end - self.snd.nxt } else { 0 }
+    }
+
+    /// Where our FIN is, or will be.
+    pub(super) fn fin_seq(&self) -> SeqNum {
+        self.snd.base + self.send.len() as u32
+    }
+
+    fn output_syn(&mut self, env: &mut Env) -> Option<OutSegment> {
+        if !core::mem::take(&mut self.syn_due) {
+            return None;
+        }
+        let answer = self.state == State::SynReceived;
+        if self.snd.nxt == self.snd.iss {
+            self.snd.nxt = self.snd.iss + 1;
+            self.rtt.timing = true;
+            self.rtt.timed_at = env.now;
+            self.rtt.timed_seq = self.snd.nxt;
+            self.snd.last_sent = env.now;
+        } else {
+            self.rtt.timing = false;
+            self.count_retransmission(env, 1, 0);
+            env.counters.inc(Counter::TCPSynRetrans);
+        }
+        let s = env.sysctls;
+        let options = Options {
+            mss: Some(handshake::announced_mss(self.path_mss, &self.options) as u16),
+            window_scale: (s.tcp_window_scaling[0] != 0
+                && (!answer || self.snd.scale != 0 || self.rcv.scale != 0))
+                .then_some(self.rcv.scale),
+            sack_permitted: s.tcp_sack[0] != 0 && (!answer || self.sack_ok),
+            timestamps: (s.tcp_timestamps[0] != 0 && (!answer || self.ts.enabled))
+                .then(|| Timestamps { val: self.ts_now(env), ecr: if answer { self.ts.recent } else { 0 } }),
+            sack: SackBlocks::default(),
+        };
+        self.arm_syn_timer(env);
+        self.totals.segs_out += 1;
+        let window = self.initial_window();
+        if answer {
+            self.rcv.wup = self.rcv.nxt;
+        }
+        self.rcv.wnd = window;
+        Some(OutSegment {
+            seq: self.snd.iss,
+            ack: if answer { self.rcv.nxt } else { SeqNum(0) },
+            flags: if answer { Flags::SYN | Flags::ACK } else { Flags::SYN },
+            window: window as u16,
+            options,
+            payload_offset: 0,
+            payload_len: 0,
+            gso_size: 0,
+        })
+    }
+
+    /// Keepalive and zero-window probes: an old sequence number that the peer must answer (RFC 9293 3.8.4, 3.8.6.1).
+    fn output_probe(&mut self, env: &mut Env) -> Option<OutSegment> {
+        if !core::mem::take(&mut self.probe_due) {
+            return None;
+        }
+        let unsent = self.unsent();
+        let room = self.window_room().min(self.snd.mss);
+        if unsent > 0 && room > 0 && self.snd.una == self.snd.nxt {
+            // The window takes a part: better than a bare probe.
+            let len = unsent.min(room);
+            return Some(self.send_data(env, len, 0));
+        }
+        Some(self.segment(env, self.snd.una - 1, Flags::ACK, 0, 0, 0))
+    }
+
+    /// What is lost, or the tail once more as a probe.
+    fn output_again(&mut self, env: &mut Env, limits: &TxLimits) -> Option<OutSegment> {
+        if self.rec.phase == Phase::Open {
+            return self.output_loss_probe(env);
+        }
+        let lost = self.next_lost()?;
+        let pipe = self.pipe();
+        let head = self.rec.rxt_nxt == self.snd.una;
+        let room = if self.cc.cwnd > pipe {
+            self.cc.cwnd - pipe
+        } else if head && self.rec.prr_out == 0 {
+            self.snd.mss
+        } else {
+            return None;
+        };
+        // Whole segments, as far as the window before the loss went (SHLD-16 lets it beyond the present one).
+        let most = room.min(limits.max_bytes).max(self.snd.mss) / self.snd.mss * self.snd.mss;
+        let len = lost.len().min(most);
+        if head {
+            self.rec.head_mark = self.snd.nxt;
+        }
+        let counter = match self.rec.phase {
+            Phase::Loss => Counter::TCPSlowStartRetrans,
+            _ => Counter::TCPFastRetrans,
+        };
+        env.counters.add(counter, u64::from(len.div_ceil(self.snd.mss)));
+        self.rec.rxt_nxt = lost.start + len;
+        self.rec.prr_out = self.rec.prr_out.saturating_add(len);
+        Some(self.send_again(env, lost.start, len))
+    }
+
+    /// RFC 8985 7.3: new data if there is some, else the last segment.
+    fn output_loss_probe(&mut self, env: &mut Env) -> Option<OutSegment> {
+        if !core::mem::take(&mut self.rec.tlp_now) || self.snd.una == self.snd.nxt {
+            return None;
+        }
+        let unsent = self.unsent();
+        if unsent > 0 && self.window_room() >= self.snd.mss.min(unsent) {
+            return Some(self.send_data(env, unsent.min(self.snd.mss), 0));
+        }
+        let flight = self.snd.nxt - self.snd.una;
+        let len = flight.min(self.snd.mss);
+        Some(self.send_again(env, self.snd.nxt - len, len))
+    }
+
+    /// Sequence numbers `start..start + len` once more; a FIN among them is a flag, not a byte.
+    fn send_again(&mut self, env: &mut Env, start: SeqNum, len: u32) -> OutSegment {
+        let mut data = len;
+        let mut flags = Flags::ACK;
+        if self.fin_queued && (start + len).after(self.fin_seq()) {
+            data -= 1;
+            flags = flags | Flags::FIN;
+        }
+        if start + data == self.fin_seq() {
+            flags = flags | Flags::PSH;
+        }
+        if self.rec.retrans_stamp == 0 {
+            self.rec.retrans_stamp = self.ts_now(env).max(1);
+        }
+        // Karn: an ACK of this range no longer tells a round trip.
+        self.rtt.timing = false;
+        self.count_retransmission(env, len.div_ceil(self.snd.mss), data);
+        if !self.timers.is_set(Timer::Retransmit) {
+            self.arm_retransmit(env);
+        }
+        self.segment(env, start, flags, (start - self.snd.base) as usize, data as usize, self.gso(data))
+    }
+
+    fn count_retransmission(&mut self, env: &mut Env, segments: u32, bytes: u32) {
+        env.counters.add(Counter::RetransSegs, u64::from(segments));
+        self.totals.retrans = self.totals.retrans.wrapping_add(segments);
+        self.totals.bytes_retrans += u64::from(bytes);
+    }
+
+    fn gso(&self, len: u32) -> u16 {
+        if len > self.snd.mss { self.snd.mss.min(0xffff) as u16 } else { 0 }
+    }
+
+    /// What the peer's window still takes.
+    fn window_room(&self) -> u32 {
+        let edge = self.snd.una + self.snd.wnd;
+        if edge.after(self.snd.nxt) { edge - self.snd.nxt } else { 0 }
+    }
+
+    fn output_new(&mut self, env: &mut Env, limits: &TxLimits) -> Option<OutSegment> {
+        let unsent = self.unsent();
+        if unsent == 0 {
+            return self.output_fin(env);
+        }
+        self.restart_after_idle(env);
+        let pipe = self.pipe();
+        let cwnd_room = self.cc.cwnd.saturating_sub(pipe);
+        if cwnd_room < unsent {
+            self.cwnd_limited = true;
+        }
+        let max_bytes = limits.max_bytes.max(self.snd.mss);
+        let room = self.window_room().min(cwnd_room).min(max_bytes);
+        let len = self.send_amount(unsent, room, pipe)?;
+        let gso = self.gso(len);
+        Some(self.send_data(env, len, gso))
+    }
+
+    /// How much of `unsent` leaves now: whole segments as far as there is room; a partial one by Nagle's rule as Minshall
+    /// changed it (RFC 9293 SHLD-7, MUST-17) and the sender's silly-window avoidance (MUST-38).
+    fn send_amount(&self, unsent: u32, room: u32, pipe: u32) -> Option<u32> {
+        let mss = self.snd.mss;
+        let whole = unsent.min(room) / mss * mss;
+        if unsent <= room {
+            if unsent % mss == 0 || self.may_send_partial() {
+                return Some(unsent);
+            }
+            return (whole > 0).then_some(whole);
+        }
+        if whole > 0 {
+            return Some(whole);
+        }
+        // Less than a segment fits. Into half the largest window that the peer ever had, it goes.
+        (room > 0 && pipe == 0 && room >= self.snd.max_wnd / 2).then_some(room)
+    }
+
+    fn may_send_partial(&self) -> bool {
+        if self.fin_queued {
+            return true;
+        }
+        if self.options.cork || self.more_coming {
+            return false;
+        }
+        self.options.nodelay || !self.snd.small_end.after(self.snd.una)
+    }
+
+    fn send_data(&mut self, env: &mut Env, len: u32, gso_size: u16) -> OutSegment {
+        let seq = self.snd.nxt;
+        let mut flags = Flags::ACK;
+        if len == self.unsent() {
+            // RFC 9293 MUST-61.
+            flags = flags | Flags::PSH;
+            if self.fin_queued {
+                flags = flags | Flags::FIN;
+            }
+        }
+        if len % self.snd.mss != 0 {
+            self.snd.small_end = seq + len;
+        }
+        self.note_data_sent(env, seq + len);
+        self.snd.nxt = seq + len + u32::from(flags.has(Flags::FIN));
+        env.counters.add(Counter::TCPOrigDataSent, u64::from(len.div_ceil(self.snd.mss)));
+        self.totals.bytes_sent += u64::from(len);
+        self.totals.data_segs_out = self.totals.data_segs_out.wrapping_add(len.div_ceil(self.snd.mss));
+        self.segment(env, seq, flags, (seq - self.snd.base) as usize, len as usize, gso_size)
+    }
+
+    fn output_fin(&mut self, env: &mut Env) -> Option<OutSegment> {
+        if !self.fin_queued || self.snd.nxt != self.fin_seq() {
+            return None;
+        }
+        let seq = self.snd.nxt;
+        self.note_data_sent(env, seq + 1);
+        self.snd.nxt = seq + 1;
+        Some(self.segment(env, seq, Flags::FIN | Flags::ACK, 0, 0, 0))
+    }
+
+    /// Timers and estimates, when something leaves that will be acknowledged.
+    fn note_data_sent(&mut self, env: &mut Env, end: SeqNum) {
+        if !self.rtt.timing && self.rec.phase == Phase::Open {
+            self.rtt.timing = true;
+            self.rtt.timed_seq = end;
+            self.rtt.timed_at = env.now;
+        }
+        // A reply soon after a request: an interactive exchange, in which ACKs ride on data.
+        if env.now.us_since(self.acks.last_received) < DELAYED_ACK_US {
+            self.acks.pingpong = true;
+        }
+        self.snd.last_sent = env.now;
+        if !self.timers.is_set(Timer::Retransmit) {
+            self.arm_retransmit(env);
+        }
+        self.timers.cancel(Timer::Persist);
+        self.arm_loss_probe(env);
+    }
+
+    /// RFC 2861, tcp_slow_start_after_idle.
+    fn restart_after_idle(&mut self, env: &Env) {
+        if env.sysctls.tcp_slow_start_after_idle[0] == 0 || self.snd.una != self.snd.nxt {
+            return;
+        }
+        let idle = env.now.us_since(self.snd.last_sent);
+        let rto = u64::from(self.rtt.rto_us);
+        if idle > rto {
+            self.cc.on_idle((idle / rto).min(32) as u32);
+            self.snd.last_sent = env.now;
+        }
+    }
+
+    fn output_ack(&mut self, env: &mut Env) -> Option<OutSegment> {
+        if !self.acks.now {
+            return None;
+        }
+        Some(self.segment(env, self.snd.nxt, Flags::ACK, 0, 0, 0))
+    }
+
+    /// Every segment of a synchronized connection: it acknowledges, offers a window, and reports what is out of order.
+    fn segment(
+        &mut self,
+        env: &mut Env,
+        seq: SeqNum,
+        flags: Flags,
+        payload_offset: usize,
+        payload_len: usize,
+        gso_size: u16,
+    ) -> OutSegment {
+        let window = self.window_to_offer();
+        self.window_sent(env, window);
+        self.acks.now = false;
+        self.timers.cancel(Timer::DelayedAck);
+        self.totals.segs_out = self.totals.segs_out.wrapping_add(1);
+        OutSegment {
+            seq,
+            ack: self.rcv.nxt,
+            flags,
+            window: (window >> self.rcv.scale).min(0xffff) as u16,
+            options: self.options_for(env),
+            payload_offset,
+            payload_len,
+            gso_size,
+        }
+    }
+
+    fn options_for(&mut self, env: &Env) -> Options {
+        let timestamps = self.ts.enabled.then(|| Timestamps { val: self.ts_now(env), ecr: self.ts.recent });
+        Options { timestamps, sack: self.sack_blocks(), ..Options::default() }
+    }
+
+    /// RFC 2018 4 and RFC 2883: the duplicate first, then the range that was received last, then the others.
+    fn sack_blocks(&mut self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        if !self.sack_ok {
+            return blocks;
+        }
+        if core::mem::take(&mut self.acks.dsack) {
+            blocks.push(self.acks.dsack_start, self.acks.dsack_end);
+        }
+        let recent = self.reorder.containing(self.last_ooo);
+        if let Some(r) = recent {
+            blocks.push(r.start, r.end);
+        }
+        for r in self.reorder.as_slice() {
+            if Some(*r) != recent && !blocks.push(r.start, r.end) {
+                break;
+            }
+        }
+        // A data segment's header must leave room: with timestamps, three.
+        blocks.truncate(if self.ts.enabled { 3 } else { 4 });
+        blocks
+    }
+
+    /// Nothing may leave although something waits: the peer's window is shut, or TCP_CORK holds a partial segment.
+    fn arm_persist(&mut self, env: &Env) {
+        if self.unsent() == 0 || self.snd.una != self.snd.nxt || self.timers.is_set(Timer::Persist) {
+            return;
+        }
+        let at = if self.snd.wnd < self.snd.mss.min(self.unsent()) {
+            env.now.plus_us(self.rtt.backed_off_us(self.rec.backoff))
+        } else {
+            env.now.plus_ms(CORK_MS)
+        };
+        self.timers.set(Timer::Persist, at);
+    }
+}
+
+const DELAYED_ACK_US: u64 = super::timers::DELAYED_ACK_MS * 1000;
