@@ -9,6 +9,7 @@
 #![deny(unsafe_code)]
 
 pub mod fixed;
+pub mod stack;
 pub mod sys;
 pub mod tcp;
 pub mod values;

@@ -35,6 +35,11 @@ impl<T> Links<T> {
     pub fn is_linked(&self) -> bool {
         self.on_list
     }
+
+    /// The entry after this one on the list.
+    pub fn next_id(&self) -> Option<Id<T>> {
+        self.next
+    }
 }
 
 /// Where an entry keeps its links for the list named by `Tag`.
@@ -90,6 +95,21 @@ impl<T: Linked<Tag>, Tag> List<T, Tag> {
             None => self.head = Some(id),
         }
         self.tail = Some(id);
+        self.len += 1;
+    }
+
+    /// Puts `id` first; a no-op when it is on the list already.
+    pub fn push_front<const D: usize>(&mut self, table: &mut Table<T, D>, id: Id<T>) {
+        let Some(entry) = table.get_mut(id) else { return };
+        if entry.links().on_list {
+            return;
+        }
+        *entry.links_mut() = Links { prev: None, next: self.head, on_list: true };
+        match self.head {
+            Some(head) => table[head].links_mut().prev = Some(id),
+            None => self.tail = Some(id),
+        }
+        self.head = Some(id);
         self.len += 1;
     }
 

@@ -61,6 +61,11 @@ impl<T: Item, const DIR: usize> Table<T, DIR> {
         self.state.live == 0
     }
 
+    /// Slots ever used: indexes are below this.
+    pub fn high(&self) -> u32 {
+        self.state.high
+    }
+
     pub fn limit(&self) -> usize {
         self.limit as usize
     }

@@ -29,7 +29,7 @@ mod output;
 pub mod rtt;
 pub mod state;
 mod timers;
-mod user;
+pub mod user;
 mod window;
 
 #[cfg(test)]
@@ -39,6 +39,7 @@ pub use handshake::Handshake;
 pub use output::{OutSegment, TxLimits};
 pub use state::State;
 pub use timers::Timer;
+pub use user::TcpInfo;
 
 use crate::fixed::{Pool, RangeSet, StreamBuf};
 use crate::values::limits::{REORDER_RANGES, SACK_RANGES};
@@ -488,6 +489,12 @@ impl Tcb {
         self.acks.last_received = env.now;
         self.snd.last_sent = env.now;
         self.rearm_keepalive(env);
+    }
+
+    /// When TIME-WAIT began.
+    pub fn time_wait_since(&self) -> Instant {
+        let end = self.timers.earliest().unwrap_or_default();
+        Instant::from_us(end.as_us().saturating_sub(input::TIME_WAIT_MS * 1000))
     }
 
     /// TSval now.

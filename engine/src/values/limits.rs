@@ -19,20 +19,14 @@ pub const STREAM_CHUNKS: usize = 2048;
 /// Sockets (the objects that descriptors name) in one arena.
 pub const MAX_SOCKETS: usize = 128 * 1024;
 
-/// Connections with a full control block in one arena.
+/// Connections in one arena, those in TIME-WAIT included.
 pub const MAX_CONNECTIONS: usize = 128 * 1024;
-
-/// Connections in TIME-WAIT; Linux's tcp_max_tw_buckets is 262,144 at most on machines of this size.
-pub const MAX_TIME_WAIT: usize = 128 * 1024;
 
 /// Request sockets (SYN-RECEIVED, passive) over all listeners; each listener is bound by its backlog first.
 pub const MAX_REQUESTS: usize = 64 * 1024;
 
-/// Listening sockets.
-pub const MAX_LISTENERS: usize = 4096;
-
-/// Timers: one for each connection, request and TIME-WAIT entry.
-pub const MAX_TIMERS: usize = MAX_CONNECTIONS + MAX_TIME_WAIT + MAX_REQUESTS;
+/// Timers: one for each connection and request.
+pub const MAX_TIMERS: usize = MAX_CONNECTIONS + MAX_REQUESTS;
 
 /// Threads asleep in a blocking call or in a wait for readiness, over all processes of the family.
 pub const MAX_WAITERS: usize = 8192;
@@ -46,8 +40,8 @@ pub const MAX_EPOLL_SETS: usize = 4096;
 /// Registrations of engine sockets in epoll sets.
 pub const MAX_EPOLL_ITEMS: usize = 256 * 1024;
 
-/// Processes of one family.
-pub const MAX_PROCESSES: usize = 1024;
+/// Ports that are guarded at once: listeners' and clients'.
+pub const MAX_PORTS: usize = 32 * 1024;
 
 /// Network interfaces known at once.
 pub const MAX_INTERFACES: usize = 64;

@@ -1,0 +1,110 @@
+//! A packet's way to its connection, to a listener, or to a drop with a reason.
+
+use super::sockets::{Before, env};
+use super::{ConnId, Stack};
+use crate::tcp::{Env, Reply, Segment};
+use crate::values::link::{PacketType, RxChecksum};
+use crate::values::{Counter, Endpoint, FourTuple, Instant, RxMeta};
+use crate::wire::ip::{PROTO_TCP, Packet};
+use crate::wire::{Header, Malformed, Sum};
+
+impl Stack {
+    /// Takes a packet that starts at its IP header. What the kernel would not hand to a socket is dropped and counted.
+    pub fn handle_frame(&mut self, now: Instant, meta: &RxMeta, ip: &[u8]) {
+        let core = &mut *self.core;
+        core.counters.inc(Counter::RxFrames);
+        if meta.to != PacketType::Host {
+            core.counters.inc(Counter::DropNotHost);
+            return;
+        }
+        let packet = match Packet::parse(ip) {
+            Ok(packet) => packet,
+            Err(reason) => {
+                core.counters.inc(reason_of(reason));
+                return;
+            }
+        };
+        if packet.proto != PROTO_TCP {
+            return;
+        }
+        if let Err(reason) = core.interfaces.accepts(meta.ifindex, packet.src, packet.dst) {
+            core.counters.inc(reason);
+            return;
+        }
+        core.counters.inc(Counter::InSegs);
+        let Ok((hdr, offset)) = Header::parse(packet.payload) else {
+            core.counters.inc(Counter::InErrs);
+            return;
+        };
+        if meta.checksum == RxChecksum::Unverified {
+            let sum = Sum::default()
+                .pseudo(packet.src, packet.dst, PROTO_TCP, packet.payload.len())
+                .add(packet.payload);
+            if sum.finish() != 0 {
+                core.counters.inc(Counter::InErrs);
+                core.counters.inc(Counter::InCsumErrors);
+                return;
+            }
+        }
+        let scope = if packet.src.is_link_local_v6() { meta.ifindex } else { 0 };
+        let tuple = FourTuple {
+            local: Endpoint::new(packet.dst, hdr.dst_port),
+            remote: Endpoint::with_scope(packet.src, hdr.src_port, scope),
+        };
+        self.demux(now, &tuple, meta, &Segment { hdr: &hdr, payload: &packet.payload[offset..] });
+    }
+
+    fn demux(&mut self, now: Instant, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {
+        let mut iss = None;
+        if let Some(id) = self.find_conn(tuple) {
+            let tcb = &self.conns[id].tcb;
+            let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple.local).is_some();
+            if !takes_over {
+                self.conn_input(now, id, meta, seg);
+                return;
+            }
+            iss = Some(tcb.next_iss());
+            self.remove_conn(id);
+        }
+        if let Some(id) = self.find_request(tuple) {
+            self.request_input(now, id, meta, seg);
+        } else if let Some(id) = self.find_listener(tuple.local) {
+            self.listener_input(now, id, tuple, meta, seg, iss);
+        } else {
+            self.unclaimed(tuple, meta, seg);
+        }
+    }
+
+    fn conn_input(&mut self, now: Instant, id: ConnId, meta: &RxMeta, seg: &Segment) {
+        let core = &mut *self.core;
+        let conn = &mut self.conns[id];
+        let before = Before::of(conn);
+        let mut env = env!(self, core, now);
+        let outcome = conn.tcb.input(&mut env, seg);
+        // Answers go to where the last acceptable segment came from; what was answered with a reply was not acceptable.
+        if outcome.reply.is_none() && conn.path != meta.source {
+            conn.path = meta.source;
+        }
+        self.settle(id, before, outcome);
+    }
+
+    /// No connection, no listener. On a port whose guard we hold the kernel is silent, so the reset that Linux would
+    /// send is ours to send (RFC 9293 3.10.7.1).
+    fn unclaimed(&mut self, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {
+        if self.port_covering(tuple.local.addr, tuple.local.port).is_none() {
+            self.core.counters.inc(Counter::DropNotOurs);
+            return;
+        }
+        if let Some(reply) = Reply::reset_for(seg) {
+            self.queue_reply(tuple, meta.source, &reply);
+        }
+    }
+}
+
+fn reason_of(malformed: Malformed) -> Counter {
+    match malformed {
+        Malformed::Fragment => Counter::DropFragment,
+        Malformed::IpChecksum => Counter::InCsumErrorsIp,
+        Malformed::Truncated | Malformed::Header => Counter::DropBadIp,
+    }
+}

@@ -1,0 +1,643 @@
+//! The passive open, as Linux does it: a queue of request sockets, a queue of connections to be accepted, and what happens
+//! when either is full.
+//!
+//! A SYN makes a [`Request`], which answers with a SYN-ACK and sends it again until the final ACK comes or
+//! tcp_synack_retries is used up. The final ACK makes a connection and puts it into the accept queue, which holds
+//! backlog + 1. While the accept queue is full, SYNs are dropped, and so are final ACKs, so that the SYN-ACK goes out again
+//! and the peer has another try. When the queue of requests is full, the answer is a cookie: a SYN-ACK that needs no memory.
+//!
+//! Why a stale SYN opens nothing: its SYN-ACK acknowledges a number that the peer has not sent, and the peer answers with
+//! a RST (RFC 9293 3.5, figure 8), which removes the request.
+
+use super::sockets::{Before, TIMER_REQUEST, env, path_mss};
+use super::{SockId, SocketPhase, Stack};
+use crate::fixed::hash::Chained;
+use crate::fixed::{Id, TimerId, TimerKey};
+use crate::stack::ready::Ready;
+use crate::tcp::handshake::{self, Handshake};
+use crate::tcp::{Env, OpenParams, Reply, Segment, isn};
+use crate::values::{Counter, Endpoint, Error, FourTuple, Instant, RxMeta, SeqNum, error::Result};
+use crate::values::{Path, Sysctls};
+use crate::wire::{Flags, Header, Options, Timestamps};
+use bytemuck::Zeroable;
+
+/// First time-out of a SYN-ACK (TCP_TIMEOUT_INIT), doubled each time.
+const FIRST_TIMEOUT_MS: u64 = 1000;
+const MAX_TIMEOUT_MS: u64 = 120_000;
+
+/// A half-open connection: SYN-RECEIVED, passive.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct Request {
+    tuple: FourTuple,
+    listener: Option<SockId>,
+    handshake: Handshake,
+    path: Path,
+    path_mss: u32,
+    ts_offset: u32,
+    sent_at: Instant,
+    /// When an ACK for a segment that does not fit was sent.
+    last_oow: Instant,
+    /// The final ACK came, but the accept queue was full (or TCP_DEFER_ACCEPT waits for data).
+    acked: bool,
+    _pad: [u8; 3],
+    timeouts: u32,
+    pub(super) timer: Option<TimerId>,
+    chain: Option<RequestId>,
+}
+
+impl Request {
+    pub(super) fn local(&self) -> Endpoint {
+        self.tuple.local
+    }
+
+    pub(super) fn remote(&self) -> Endpoint {
+        self.tuple.remote
+    }
+
+    pub(super) fn is_of(&self, listener: SockId) -> bool {
+        self.listener == Some(listener)
+    }
+}
+
+pub type RequestId = Id<Request>;
+
+/// The index of request sockets by their names.
+pub enum ByRequest {}
+
+impl Chained<ByRequest> for Request {
+    fn chain(&self) -> Option<RequestId> {
+        self.chain
+    }
+    fn set_chain(&mut self, next: Option<RequestId>) {
+        self.chain = next;
+    }
+}
+
+impl Stack {
+    /// listen(2): also again, with another backlog. The guard is up, [`Stack::set_port`] was called.
+    ///
+    /// # Errors
+    /// Invalid: the socket is not of a state that may listen. AddressInUse: another socket of ours listens there.
+    pub fn listen(&mut self, id: SockId, backlog: i32) -> Result<()> {
+        let core = &mut *self.core;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        // Unsigned, as in Linux: a negative backlog is the largest.
+        let backlog = (backlog as u32).min(core.sysctls.somaxconn[0].clamp(0, i64::from(i32::MAX)) as u32);
+        match s.phase {
+            SocketPhase::Listening => {
+                s.backlog = backlog;
+                return Ok(());
+            }
+            SocketPhase::Connecting | SocketPhase::Connected => return Err(Error::Invalid),
+            SocketPhase::Unconnected => {}
+        }
+        let local = s.local;
+        let taken = core.by_port.find(&self.sockets, u64::from(local.port), |l| l.local == local);
+        if taken.is_some() {
+            return Err(Error::AddressInUse);
+        }
+        let s = &mut self.sockets[id];
+        s.backlog = backlog;
+        s.phase = SocketPhase::Listening;
+        s.shut = 0;
+        core.by_port.insert(&mut self.sockets, u64::from(local.port), id);
+        Ok(())
+    }
+
+    /// A listener ends: half-open connections are forgotten, those that wait to be accepted are reset.
+    pub(super) fn stop_listening(&mut self, now: Instant, id: SockId) {
+        let core = &mut *self.core;
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        s.phase = SocketPhase::Unconnected;
+        let port = s.local.port;
+        core.by_port.remove(&mut self.sockets, u64::from(port), id);
+        if self.sockets[id].syn_queue > 0 {
+            let mine: Vec<RequestId> =
+                self.requests.iter().filter(|(_, r)| r.listener == Some(id)).map(|(r, _)| r).collect();
+            mine.into_iter().for_each(|r| self.remove_request(r));
+        }
+        while let Some(conn_id) = self.sockets[id].accept_queue.pop_front(&mut self.conns) {
+            let core = &mut *self.core;
+            let conn = &mut self.conns[conn_id];
+            conn.listener = None;
+            let (tuple, path) = (conn.tuple, conn.path);
+            let mut env = env!(self, core, now);
+            if let Some(reply) = conn.tcb.abort(&mut env, 0) {
+                self.queue_reply(&tuple, path, &reply);
+            }
+            self.remove_conn(conn_id);
+        }
+    }
+
+    /// The listener for packets to `local`: a specific address before a wildcard, IPv4's before IPv6's.
+    pub(super) fn find_listener(&self, local: Endpoint) -> Option<SockId> {
+        let port = u64::from(local.port);
+        let find = |matches: &dyn Fn(&super::Socket) -> bool| {
+            self.core.by_port.find(&self.sockets, port, |s| s.local.port == local.port && matches(s))
+        };
+        find(&|s| s.local.addr == local.addr)
+            .or_else(|| find(&|s| local.addr.is_v4() && s.local.addr == crate::values::Addr::ANY_V4))
+            .or_else(|| {
+                find(&|s| {
+                    s.local.addr == crate::values::Addr::ANY_V6 && !(local.addr.is_v4() && s.options.v6only)
+                })
+            })
+    }
+
+    pub(super) fn find_request(&self, tuple: &FourTuple) -> Option<RequestId> {
+        let hash = self.core.key.of_tuple(tuple, 0);
+        self.core.by_request.find(&self.requests, hash, |r| r.tuple == *tuple)
+    }
+
+    /// A segment for a listener that belongs to no request: RFC 9293 3.10.7.2.
+    pub(super) fn listener_input(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        tuple: &FourTuple,
+        meta: &RxMeta,
+        seg: &Segment,
+        iss: Option<SeqNum>,
+    ) {
+        let f = seg.hdr.flags;
+        if f.has(Flags::RST) {
+            self.core.counters.inc(Counter::DropState);
+        } else if f.has(Flags::ACK) {
+            if f.has(Flags::SYN) || !self.cookie_input(now, id, tuple, meta, seg) {
+                if let Some(reply) = Reply::reset_for(seg) {
+                    self.queue_reply(tuple, meta.source, &reply);
+                }
+            }
+        } else if f.has(Flags::SYN) && !f.has(Flags::FIN) {
+            self.syn_input(now, id, tuple, meta, seg, iss);
+        } else {
+            self.core.counters.inc(Counter::DropState);
+        }
+    }
+
+    /// tcp_conn_request.
+    fn syn_input(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        tuple: &FourTuple,
+        meta: &RxMeta,
+        seg: &Segment,
+        iss: Option<SeqNum>,
+    ) {
+        let core = &mut *self.core;
+        let s = &self.sockets[id];
+        let cookies = core.sysctls.tcp_syncookies[0];
+        let mut want_cookie = false;
+        if (cookies == 2 || s.syn_queue >= s.backlog) && iss.is_none() {
+            if cookies == 0 {
+                core.counters.inc(Counter::TCPReqQFullDrop);
+                core.counters.inc(Counter::ListenDrops);
+                return;
+            }
+            core.counters.inc(Counter::TCPReqQFullDoCookies);
+            want_cookie = true;
+        }
+        if s.accept_queue.len() as u32 > s.backlog {
+            core.counters.inc(Counter::ListenOverflows);
+            core.counters.inc(Counter::ListenDrops);
+            return;
+        }
+        // Without cookies the last quarter of tcp_max_syn_backlog is for peers that are known; none is.
+        let max = core.sysctls.tcp_max_syn_backlog[0];
+        if !want_cookie && cookies == 0 && iss.is_none() && max - i64::from(s.syn_queue) < max >> 2 {
+            core.counters.inc(Counter::ListenDrops);
+            return;
+        }
+        let options = s.options;
+        let mut h = handshake::from_syn(seg.hdr, &core.sysctls, &options.tcp);
+        let ts_offset = isn::timestamp_offset(&core.key, tuple);
+        let mss = path_mss(core.interfaces.mtu(meta.ifindex), tuple.remote.addr);
+        if want_cookie {
+            // Without timestamps there is nowhere to keep the other options.
+            if !h.timestamps {
+                h.sack = false;
+                h.peer_scale = 0;
+                h.our_scale = 0;
+            }
+            h.iss = cookie::make(&core.key, tuple, now, &h);
+            core.counters.inc(Counter::SyncookiesSent);
+            let tsval = cookie::timestamp(&h, now, ts_offset);
+            let window = synack_window(&options.tcp, &core.sysctls, core.device_limit);
+            let header = synack(&h, tuple, mss, tsval, &options.tcp, window);
+            self.queue_header(tuple, meta.source, &header, options.tos);
+            return;
+        }
+        h.iss = iss.unwrap_or_else(|| isn::initial_sequence(&core.key, tuple, now));
+        let request = Request {
+            tuple: *tuple,
+            listener: Some(id),
+            handshake: h,
+            path: meta.source,
+            path_mss: mss,
+            ts_offset,
+            sent_at: now,
+            ..Request::zeroed()
+        };
+        let Ok(request_id) = self.requests.insert(request) else {
+            core.counters.inc(Counter::TableFull);
+            core.counters.inc(Counter::ListenDrops);
+            return;
+        };
+        let hash = core.key.of_tuple(tuple, 0);
+        core.by_request.insert(&mut self.requests, hash, request_id);
+        let s = &mut self.sockets[id];
+        s.syn_queue += 1;
+        s.syn_young += 1;
+        self.arm_request(now, request_id);
+        self.send_synack(now, request_id);
+    }
+
+    fn arm_request(&mut self, now: Instant, id: RequestId) {
+        let r = &mut self.requests[id];
+        let ms = (FIRST_TIMEOUT_MS << r.timeouts.min(10)).min(MAX_TIMEOUT_MS);
+        let key = TimerKey { kind: TIMER_REQUEST, id: id.to_raw() };
+        r.timer = self.wheel.schedule(r.timer, key, now.plus_ms(ms));
+    }
+
+    fn send_synack(&mut self, now: Instant, id: RequestId) {
+        let core = &*self.core;
+        let r = &self.requests[id];
+        let Some(s) = r.listener.and_then(|l| self.sockets.get(l)) else { return };
+        let tsval = (now.as_ms() as u32).wrapping_add(r.ts_offset);
+        let window = synack_window(&s.options.tcp, &core.sysctls, core.device_limit);
+        let header = synack(&r.handshake, &r.tuple, r.path_mss, tsval, &s.options.tcp, window);
+        let (tuple, path, tos) = (r.tuple, r.path, s.options.tos);
+        self.queue_header(&tuple, path, &header, tos);
+    }
+
+    /// reqsk_timer_handler.
+    pub(super) fn request_timer(&mut self, now: Instant, raw: u64) {
+        let Some(id) = RequestId::from_raw(raw) else { return };
+        let core = &mut *self.core;
+        let Some(r) = self.requests.get_mut(id) else { return };
+        r.timer = None;
+        let Some(s) = r.listener.and_then(|l| self.sockets.get_mut(l)) else {
+            self.remove_request(id);
+            return;
+        };
+        let retries = match s.options.tcp.syncnt {
+            0 => core.sysctls.tcp_synack_retries[0] as u32,
+            n => n,
+        };
+        let defer = defer_timeouts(s.options.defer_accept_s);
+        let expired = r.timeouts >= retries && (!r.acked || r.timeouts >= defer || defer == 0);
+        if expired {
+            self.remove_request(id);
+            return;
+        }
+        let resend = defer == 0 || !r.acked || r.timeouts + 1 >= defer;
+        if r.timeouts == 0 {
+            s.syn_young = s.syn_young.saturating_sub(1);
+        }
+        r.timeouts += 1;
+        self.arm_request(now, id);
+        if resend {
+            let core = &mut *self.core;
+            core.counters.inc(Counter::TCPSynRetrans);
+            core.counters.inc(Counter::RetransSegs);
+            self.send_synack(now, id);
+        }
+    }
+
+    pub(super) fn remove_request(&mut self, id: RequestId) {
+        let core = &mut *self.core;
+        let Some(r) = self.requests.get_mut(id) else { return };
+        let hash = core.key.of_tuple(&r.tuple, 0);
+        let (listener, timer, young) = (r.listener, r.timer.take(), r.timeouts == 0);
+        core.by_request.remove(&mut self.requests, hash, id);
+        if let Some(timer) = timer {
+            self.wheel.cancel(timer);
+        }
+        if let Some(s) = listener.and_then(|l| self.sockets.get_mut(l)) {
+            s.syn_queue = s.syn_queue.saturating_sub(1);
+            s.syn_young = s.syn_young.saturating_sub(u32::from(young));
+        }
+        self.requests.remove(id);
+    }
+
+    /// A segment for a half-open connection: tcp_check_req.
+    pub(super) fn request_input(&mut self, now: Instant, id: RequestId, meta: &RxMeta, seg: &Segment) {
+        let core = &mut *self.core;
+        let r = &mut self.requests[id];
+        let f = seg.hdr.flags;
+        let h = r.handshake;
+        let tuple = r.tuple;
+        let paws = h.timestamps
+            && seg.hdr.options.timestamps.is_some_and(|t| (t.val.wrapping_sub(h.ts_recent) as i32) < 0);
+        // The same SYN again: so is our answer, within the rate limit.
+        if seg.hdr.seq == h.irs && f.has(Flags::SYN) && !f.any(Flags::ACK | Flags::RST) && !paws {
+            let limit = core.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
+            if r.last_oow.is_set() && now.us_since(r.last_oow) < limit {
+                core.counters.inc(Counter::TCPACKSkippedSynRecv);
+                return;
+            }
+            r.last_oow = now;
+            core.counters.inc(Counter::TCPSynRetrans);
+            core.counters.inc(Counter::RetransSegs);
+            self.send_synack(now, id);
+            return;
+        }
+        let window = h.irs + 1 + 0xffff;
+        let fits = !seg.end().before(h.irs + 1) && !seg.hdr.seq.after(window);
+        if paws || !fits {
+            if paws {
+                core.counters.inc(Counter::PAWSEstab);
+            }
+            if !f.has(Flags::RST) {
+                let reply = self.request_ack(now, id);
+                self.queue_reply(&tuple, meta.source, &reply);
+            }
+            return;
+        }
+        if f.has(Flags::RST) {
+            if seg.hdr.seq == h.irs + 1 {
+                core.counters.inc(Counter::EmbryonicRsts);
+                core.counters.inc(Counter::AttemptFails);
+                self.remove_request(id);
+            }
+            return;
+        }
+        if f.has(Flags::SYN) {
+            core.counters.inc(Counter::EmbryonicRsts);
+            core.counters.inc(Counter::AttemptFails);
+            self.reset_segment(&tuple, meta, seg);
+            self.remove_request(id);
+            return;
+        }
+        if !f.has(Flags::ACK) {
+            core.counters.inc(Counter::DropState);
+            return;
+        }
+        if seg.hdr.ack != h.iss + 1 {
+            self.reset_segment(&tuple, meta, seg);
+            return;
+        }
+        self.final_ack(now, id, meta, seg);
+    }
+
+    fn reset_segment(&mut self, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {
+        if let Some(reply) = Reply::reset_for(seg) {
+            self.queue_reply(tuple, meta.source, &reply);
+        }
+    }
+
+    fn request_ack(&self, now: Instant, id: RequestId) -> Reply {
+        let r = &self.requests[id];
+        let h = &r.handshake;
+        Reply {
+            seq: h.iss + 1,
+            ack: h.irs + 1,
+            flags: Flags::ACK,
+            window: 0xffff >> h.our_scale,
+            timestamps: h.timestamps.then(|| Timestamps {
+                val: (now.as_ms() as u32).wrapping_add(r.ts_offset),
+                ecr: h.ts_recent,
+            }),
+        }
+    }
+
+    /// The third segment of the handshake.
+    fn final_ack(&mut self, now: Instant, id: RequestId, meta: &RxMeta, seg: &Segment) {
+        let core = &mut *self.core;
+        let r = &mut self.requests[id];
+        let Some(listener) = r.listener else { return };
+        let Some(s) = self.sockets.get(listener) else { return };
+        let defer = defer_timeouts(s.options.defer_accept_s);
+        if r.timeouts < defer && seg.is_empty() {
+            r.acked = true;
+            core.counters.inc(Counter::TCPDeferAcceptDrop);
+            return;
+        }
+        if s.accept_queue.len() as u32 > s.backlog {
+            core.counters.inc(Counter::ListenOverflows);
+            core.counters.inc(Counter::ListenDrops);
+            if core.sysctls.tcp_abort_on_overflow[0] == 0 {
+                r.acked = true;
+                return;
+            }
+            core.counters.inc(Counter::EmbryonicRsts);
+            let tuple = r.tuple;
+            self.reset_segment(&tuple, meta, seg);
+            self.remove_request(id);
+            return;
+        }
+        let mut h = r.handshake;
+        h.window = u32::from(seg.hdr.window) << h.peer_scale;
+        if let Some(t) = seg.hdr.options.timestamps.filter(|_| h.timestamps) {
+            h.ts_recent = t.val;
+        }
+        if r.timeouts == 0 {
+            h.rtt_us = now.us_since(r.sent_at).min(10_000_000) as u32;
+        }
+        let (tuple, mss, ts_offset) = (r.tuple, r.path_mss, r.ts_offset);
+        self.remove_request(id);
+        self.make_child(now, listener, &tuple, meta, &h, mss, ts_offset, seg);
+    }
+
+    /// SYN-RECEIVED to ESTABLISHED: the connection, with the listener's options, in the accept queue. What the segment
+    /// carries beyond the ACK is taken like any other data.
+    fn make_child(
+        &mut self,
+        now: Instant,
+        listener: SockId,
+        tuple: &FourTuple,
+        meta: &RxMeta,
+        h: &Handshake,
+        mss: u32,
+        ts_offset: u32,
+        seg: &Segment,
+    ) {
+        let s = &self.sockets[listener];
+        let (options, port) = (s.options, s.port);
+        let Ok(id) = self.conn_create(*tuple, port, options.reuse_addr) else {
+            self.core.counters.inc(Counter::ListenDrops);
+            return;
+        };
+        let core = &mut *self.core;
+        let conn = &mut self.conns[id];
+        conn.path = meta.source;
+        conn.listener = Some(listener);
+        conn.tos = options.tos;
+        if options.ttl != 0 {
+            conn.ttl = options.ttl;
+        }
+        let params = OpenParams {
+            iss: h.iss,
+            path_mss: mss,
+            device_limit: core.device_limit,
+            ts_offset,
+            options: options.tcp,
+        };
+        let mut env = env!(self, core, now);
+        conn.tcb.open_passive(&mut env, &params, h);
+        let before = Before::of(conn);
+        let outcome = conn.tcb.input(&mut env, seg);
+        self.sockets[listener].accept_queue.push_back(&mut self.conns, id);
+        self.settle(id, before, outcome);
+        self.notify(listener, Ready::IN);
+    }
+
+    /// An ACK without a request: perhaps it brings a cookie back. False when it does not.
+    fn cookie_input(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        tuple: &FourTuple,
+        meta: &RxMeta,
+        seg: &Segment,
+    ) -> bool {
+        let core = &mut *self.core;
+        let s = &self.sockets[id];
+        // Only where cookies went out lately (tcp_synq_no_recent_overflow), or always do.
+        if core.sysctls.tcp_syncookies[0] == 0 || core.counters.value(Counter::SyncookiesSent) == 0 {
+            return false;
+        }
+        let options = s.options;
+        let ts_offset = isn::timestamp_offset(&core.key, tuple);
+        let Some(mut h) = cookie::check(&core.key, tuple, now, seg.hdr, ts_offset) else {
+            core.counters.inc(Counter::SyncookiesFailed);
+            return false;
+        };
+        core.counters.inc(Counter::SyncookiesRecv);
+        if s.accept_queue.len() as u32 > s.backlog {
+            core.counters.inc(Counter::ListenOverflows);
+            core.counters.inc(Counter::ListenDrops);
+            return true;
+        }
+        if h.our_scale != 0 {
+            h.our_scale = handshake::window_scale(&core.sysctls, &options.tcp);
+        }
+        h.window = u32::from(seg.hdr.window) << h.peer_scale;
+        let mss = path_mss(core.interfaces.mtu(meta.ifindex), tuple.remote.addr);
+        self.make_child(now, id, tuple, meta, &h, mss, ts_offset, seg);
+        true
+    }
+}
+
+/// TCP_DEFER_ACCEPT in SYN-ACK time-outs (secs_to_retrans).
+fn defer_timeouts(seconds: u32) -> u32 {
+    let mut timeouts = 0;
+    let (mut period, mut total) = (1, 0);
+    while total < seconds {
+        total += period;
+        period = (period * 2).min(120);
+        timeouts += 1;
+    }
+    timeouts
+}
+
+fn synack_window(options: &crate::tcp::TcpOptions, sysctls: &Sysctls, device_limit: u32) -> u16 {
+    let own = match options.rcvbuf {
+        0 => (sysctls.tcp_rmem[1] / 2) as u32,
+        n => n / 2,
+    };
+    let clamp = if options.window_clamp == 0 { u32::MAX } else { options.window_clamp };
+    own.min(device_limit).min(clamp).clamp(1152, 0xffff) as u16
+}
+
+fn synack(
+    h: &Handshake,
+    tuple: &FourTuple,
+    path_mss: u32,
+    tsval: u32,
+    options: &crate::tcp::TcpOptions,
+    window: u16,
+) -> Header {
+    Header {
+        src_port: tuple.local.port,
+        dst_port: tuple.remote.port,
+        seq: h.iss,
+        ack: h.irs + 1,
+        flags: Flags::SYN | Flags::ACK,
+        window,
+        urgent: 0,
+        options: Options {
+            mss: Some(handshake::announced_mss(path_mss, options) as u16),
+            window_scale: (h.our_scale != 0 || h.peer_scale != 0).then_some(h.our_scale),
+            sack_permitted: h.sack,
+            timestamps: h.timestamps.then_some(Timestamps { val: tsval, ecr: h.ts_recent }),
+            ..Options::default()
+        },
+    }
+}
+
+/// SYN cookies: the request packed into the sequence number and, with timestamps, into the low bits of TSval. The layout is
+/// Linux's: a keyed hash, the minute, and an index into a table of MSS values; window scale and SACK in six bits of TSval.
+mod cookie {
+    use super::{FourTuple, Handshake, Header, Instant, SeqNum};
+    use crate::tcp::isn::Key;
+
+    /// Linux's msstab.
+    const MSS: [u32; 4] = [536, 1300, 1440, 1460];
+    /// Minutes that a cookie is good for.
+    const MAX_AGE: u32 = 2;
+    const OPTION_BITS: u32 = 6;
+    const NO_SCALE: u32 = 15;
+
+    fn minute(now: Instant) -> u32 {
+        (now.as_ms() / 60_000) as u32
+    }
+
+    pub fn make(key: &Key, tuple: &FourTuple, now: Instant, h: &Handshake) -> SeqNum {
+        let index = MSS.iter().rposition(|&m| m <= h.peer_mss).unwrap_or(0) as u32;
+        let count = minute(now);
+        let first = key.of_tuple(tuple, 3) as u32;
+        let second = key.of_tuple(tuple, 4 + (u64::from(count) << 8)) as u32;
+        let low = second.wrapping_add(index) & 0x00ff_ffff;
+        SeqNum(first.wrapping_add(h.irs.0).wrapping_add(count << 24).wrapping_add(low))
+    }
+
+    pub fn timestamp(h: &Handshake, now: Instant, ts_offset: u32) -> u32 {
+        let clock = (now.as_ms() as u32).wrapping_add(ts_offset);
+        if !h.timestamps {
+            return clock;
+        }
+        let scale = if h.our_scale == 0 && h.peer_scale == 0 { NO_SCALE } else { u32::from(h.peer_scale) };
+        let bits = scale | u32::from(h.sack) << 4;
+        let packed = clock & !((1 << OPTION_BITS) - 1) | bits;
+        // Never later than the clock: the peer's echo must not seem to come from the future.
+        if packed > clock { packed.wrapping_sub(1 << OPTION_BITS) } else { packed }
+    }
+
+    pub fn check(
+        key: &Key,
+        tuple: &FourTuple,
+        now: Instant,
+        hdr: &Header,
+        _ts_offset: u32,
+    ) -> Option<Handshake> {
+        let iss = hdr.ack - 1;
+        let irs = hdr.seq - 1;
+        let first = key.of_tuple(tuple, 3) as u32;
+        let rest = iss.0.wrapping_sub(first).wrapping_sub(irs.0);
+        let now = minute(now);
+        let age = now.wrapping_sub(rest >> 24) & 0xff;
+        if age >= MAX_AGE {
+            return None;
+        }
+        let count = now.wrapping_sub(age);
+        let second = key.of_tuple(tuple, 4 + (u64::from(count) << 8)) as u32;
+        let index = rest.wrapping_sub(second) & 0x00ff_ffff;
+        let peer_mss = *MSS.get(index as usize)?;
+        let mut h = Handshake { iss, irs, peer_mss, ..Handshake::default() };
+        if let Some(t) = hdr.options.timestamps {
+            h.timestamps = true;
+            h.ts_recent = t.val;
+            let bits = t.ecr & ((1 << OPTION_BITS) - 1);
+            h.sack = bits >> 4 & 1 != 0;
+            if bits & 15 != NO_SCALE {
+                h.peer_scale = (bits & 15) as u8;
+                // Set by the caller to what we offered.
+                h.our_scale = 1;
+            }
+        }
+        Some(h)
+    }
+}

@@ -1,0 +1,180 @@
+//! Many connections: everything between an IP packet and the calls of a program.
+//!
+//! A [`Stack`] is this process's view of one arena. All its methods take `&mut self`, never block and never wait: time,
+//! frames and calls go in, packets ([`Stack::transmit`]) and wake-ups ([`Stack::take_wake`]) come out.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `view` | the pieces of the arena and how a view is made of them |
+//! | `sockets` | socket, connect, send, recv, shutdown, close as the program calls them |
+//! | `listen` | SYN queue, accept queue, SYN cookies: the passive open |
+//! | `demux` | a packet's way to its connection, listener, or to a drop with a reason |
+//! | `ports` | which ports are guarded, for whom, and whether one may be bound again |
+//! | `ready` | readiness as poll(2) sees it, sleeping threads, epoll sets |
+//! | `transmit` | from a connection's next segment to a packet |
+//! | `options` | socket options |
+//! | `inspect` | what `tcpreload ss` shows |
+
+mod demux;
+mod inspect;
+mod listen;
+pub mod options;
+mod ports;
+mod ready;
+mod sockets;
+mod transmit;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use inspect::SocketInfo;
+pub use listen::Request;
+pub use options::SocketOptions;
+pub use ports::{Port, PortId, PortKind};
+pub use ready::{
+    EpollEvent, EpollId, EpollItem, EpollOp, EpollSet, Ready, WaitLink, Waiter, WaiterId, Wake, WakeKind,
+};
+pub use sockets::{Accepted, RecvFlags, Route, SendFlags, ShutdownHow};
+pub use transmit::{TxPacket, TxSink};
+pub use view::{ArenaState, Stack};
+
+use crate::fixed::hash::Chained;
+use crate::fixed::list::{Linked, Links, List};
+use crate::fixed::{Id, TimerId};
+use crate::tcp::Tcb;
+use crate::values::{Endpoint, Family, FourTuple, Instant, Path};
+use bytemuck::Zeroable;
+
+pub type SockId = Id<Socket>;
+pub type ConnId = Id<Conn>;
+
+/// How far a socket has come, as Linux's socket states.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
+#[repr(u8)]
+pub enum SocketPhase {
+    #[default]
+    Unconnected = 0,
+    Connecting = 1,
+    Connected = 2,
+    Listening = 3,
+}
+
+/// What a descriptor names.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct Socket {
+    /// SO_COOKIE of the kernel socket that stands for it.
+    cookie: u64,
+    /// Descriptors, over all processes.
+    refs: u32,
+    family: Family,
+    phase: SocketPhase,
+    /// bind(2) was called, or the engine chose an address.
+    bound: bool,
+    /// shutdown(2) before or without a connection.
+    shut: u8,
+    /// SO_ERROR.
+    error: i32,
+    pub options: SocketOptions,
+    pub local: Endpoint,
+    remote: Endpoint,
+    conn: Option<ConnId>,
+    port: Option<PortId>,
+    /// Listening: the bound of the accept queue, and the connections in it.
+    backlog: u32,
+    accept_queue: List<Conn, Accept>,
+    /// Request sockets of this listener.
+    syn_queue: u32,
+    /// ... of these, those whose SYN-ACK was not sent again yet.
+    syn_young: u32,
+    waits: List<WaitLink, ready::OnTarget>,
+    items: List<EpollItem, ready::OnSocket>,
+    cookie_chain: Option<SockId>,
+    port_chain: Option<SockId>,
+}
+
+/// A connection: its control block and its place in the stack.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct Conn {
+    pub tcb: Tcb,
+    pub tuple: FourTuple,
+    /// Where its last acceptable segment came from.
+    path: Path,
+    /// The socket that owns it; none while it waits to be accepted, and after close.
+    socket: Option<SockId>,
+    /// The listener in whose accept queue it waits.
+    listener: Option<SockId>,
+    port: Option<PortId>,
+    timer: Option<TimerId>,
+    /// When `timer` fires.
+    timer_at: Instant,
+    chain: Option<ConnId>,
+    accept_links: Links<Conn>,
+    output_links: Links<Conn>,
+    tos: u8,
+    ttl: u8,
+    /// Found by the demultiplexer.
+    indexed: bool,
+    /// A writer waits for room.
+    no_space: bool,
+    reuse_addr: bool,
+    _pad: [u8; 3],
+}
+
+/// The list of a listener's connections that wait for accept(2).
+pub enum Accept {}
+/// The list of connections that may have something to send.
+pub enum Output {}
+/// The index of connections by their names.
+pub enum ByTuple {}
+/// The index of sockets by SO_COOKIE.
+pub enum ByCookie {}
+/// The index of listeners by port.
+pub enum ByPort {}
+
+impl Linked<Accept> for Conn {
+    fn links(&self) -> &Links<Self> {
+        &self.accept_links
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.accept_links
+    }
+}
+
+impl Linked<Output> for Conn {
+    fn links(&self) -> &Links<Self> {
+        &self.output_links
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.output_links
+    }
+}
+
+impl Chained<ByTuple> for Conn {
+    fn chain(&self) -> Option<ConnId> {
+        self.chain
+    }
+    fn set_chain(&mut self, next: Option<ConnId>) {
+        self.chain = next;
+    }
+}
+
+impl Chained<ByCookie> for Socket {
+    fn chain(&self) -> Option<SockId> {
+        self.cookie_chain
+    }
+    fn set_chain(&mut self, next: Option<SockId>) {
+        self.cookie_chain = next;
+    }
+}
+
+impl Chained<ByPort> for Socket {
+    fn chain(&self) -> Option<SockId> {
+        self.port_chain
+    }
+    fn set_chain(&mut self, next: Option<SockId>) {
+        self.port_chain = next;
+    }
+}

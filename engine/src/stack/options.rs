@@ -1,0 +1,233 @@
+//! Socket options. The C edge turns levels, names and structs into [`SockOpt`] and numbers; ranges and effects are here.
+
+use super::{SockId, SocketPhase, Stack};
+use crate::tcp::{Env, State, TcpOptions};
+use crate::values::{Error, Family, Instant, error::Result};
+use bytemuck::Zeroable;
+
+/// The smallest buffers, SOCK_MIN_SNDBUF and SOCK_MIN_RCVBUF of Linux.
+const MIN_SNDBUF: i64 = 4608;
+const MIN_RCVBUF: i64 = 2304;
+
+#[derive(Clone, Copy, Zeroable, Debug, Default)]
+#[repr(C)]
+pub struct SocketOptions {
+    pub tcp: TcpOptions,
+    pub reuse_addr: bool,
+    pub reuse_port: bool,
+    pub broadcast: bool,
+    pub oob_inline: bool,
+    pub dont_route: bool,
+    pub timestamp: bool,
+    pub v6only: bool,
+    pub linger_on: bool,
+    pub freebind: bool,
+    pub tcp_inq: bool,
+    pub tos: u8,
+    /// 0: the sysctl.
+    pub ttl: u8,
+    pub linger_s: u32,
+    /// 0 counts as 1.
+    pub rcvlowat: u32,
+    /// Seconds of TCP_DEFER_ACCEPT.
+    pub defer_accept_s: u32,
+    pub priority: u32,
+    pub mark: u32,
+    /// SO_SNDBUF and SO_RCVBUF as read back; 0: not set.
+    pub sndbuf: u32,
+    pub rcvbuf: u32,
+    _pad: u32,
+    /// Microseconds; 0: none.
+    pub rcvtimeo_us: u64,
+    pub sndtimeo_us: u64,
+}
+
+/// Options whose value is one number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SockOpt {
+    ReuseAddr,
+    ReusePort,
+    KeepAlive,
+    Broadcast,
+    OobInline,
+    DontRoute,
+    Timestamp,
+    SndBuf,
+    RcvBuf,
+    RcvLowat,
+    Priority,
+    Mark,
+    V6Only,
+    Tos,
+    Ttl,
+    Freebind,
+    NoDelay,
+    Cork,
+    MaxSeg,
+    KeepIdle,
+    KeepIntvl,
+    KeepCnt,
+    SynCnt,
+    Linger2,
+    DeferAccept,
+    WindowClamp,
+    QuickAck,
+    UserTimeout,
+    NotsentLowat,
+    Inq,
+    /// TCP_CONGESTION: 0 cubic, 1 reno.
+    Congestion,
+}
+
+impl Stack {
+    /// Sets an option, with Linux's ranges and side effects.
+    ///
+    /// # Errors
+    /// EINVAL out of range, EBADF for a stale handle.
+    pub fn set_option(&mut self, now: Instant, id: SockId, opt: SockOpt, value: i64) -> Result<()> {
+        let core = &mut *self.core;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        let on = value != 0;
+        let in_range =
+            |min: i64, max: i64| if (min..=max).contains(&value) { Ok(value) } else { Err(Error::Invalid) };
+        let o = &mut s.options;
+        match opt {
+            SockOpt::ReuseAddr => o.reuse_addr = on,
+            SockOpt::ReusePort => o.reuse_port = on,
+            SockOpt::KeepAlive => o.tcp.keepalive = on,
+            SockOpt::Broadcast => o.broadcast = on,
+            SockOpt::OobInline => o.oob_inline = on,
+            SockOpt::DontRoute => o.dont_route = on,
+            SockOpt::Timestamp => o.timestamp = on,
+            // The kernel doubles what is asked for, to cover its own overhead, and gives back the doubled value.
+            SockOpt::SndBuf => {
+                let capped = value.clamp(0, core.sysctls.wmem_max[0]);
+                o.sndbuf = (capped * 2).max(MIN_SNDBUF) as u32;
+                o.tcp.sndbuf = o.sndbuf;
+            }
+            SockOpt::RcvBuf => {
+                let capped = value.clamp(0, core.sysctls.rmem_max[0]);
+                o.rcvbuf = (capped * 2).max(MIN_RCVBUF) as u32;
+                o.tcp.rcvbuf = o.rcvbuf;
+            }
+            SockOpt::RcvLowat => o.rcvlowat = if value < 0 { i32::MAX as u32 } else { value.max(1) as u32 },
+            SockOpt::Priority => o.priority = value as u32,
+            SockOpt::Mark => o.mark = value as u32,
+            SockOpt::V6Only => {
+                if s.bound || s.family != Family::V6 {
+                    return Err(Error::Invalid);
+                }
+                s.options.v6only = on;
+            }
+            // The ECN bits are TCP's.
+            SockOpt::Tos => o.tos = (value & 0xfc) as u8,
+            SockOpt::Ttl => o.ttl = if value == -1 { 0 } else { in_range(1, 255)? as u8 },
+            SockOpt::Freebind => o.freebind = on,
+            SockOpt::NoDelay => o.tcp.nodelay = on,
+            SockOpt::Cork => o.tcp.cork = on,
+            SockOpt::MaxSeg => o.tcp.maxseg = if value == 0 { 0 } else { in_range(88, 32_767)? as u32 },
+            SockOpt::KeepIdle => o.tcp.keepidle_s = in_range(1, 32_767)? as u32,
+            SockOpt::KeepIntvl => o.tcp.keepintvl_s = in_range(1, 32_767)? as u32,
+            SockOpt::KeepCnt => o.tcp.keepcnt = in_range(1, 127)? as u32,
+            SockOpt::SynCnt => o.tcp.syncnt = in_range(1, 127)? as u32,
+            SockOpt::Linger2 => o.tcp.linger2_s = if value < 0 { -1 } else { value.min(120) as i32 },
+            SockOpt::DeferAccept => o.defer_accept_s = value.max(0) as u32,
+            SockOpt::WindowClamp => o.tcp.window_clamp = value.max(0) as u32,
+            SockOpt::QuickAck => o.tcp.quickack_off = !on,
+            SockOpt::UserTimeout => o.tcp.user_timeout_ms = in_range(0, i64::from(i32::MAX))? as u32,
+            SockOpt::NotsentLowat => o.tcp.notsent_lowat = value as u32,
+            SockOpt::Inq => o.tcp_inq = in_range(0, 1)? != 0,
+            SockOpt::Congestion => o.tcp.reno = on,
+        }
+        self.apply_option(now, id, opt, on);
+        Ok(())
+    }
+
+    /// Carries an option over to a live connection.
+    fn apply_option(&mut self, now: Instant, id: SockId, opt: SockOpt, on: bool) {
+        let core = &mut *self.core;
+        let Some(s) = self.sockets.get(id) else { return };
+        let options = s.options;
+        let Some(conn_id) = s.conn else { return };
+        let Some(conn) = self.conns.get_mut(conn_id) else { return };
+        let env = Env { now, pool: &mut self.pool, counters: &mut core.counters, sysctls: &core.sysctls };
+        conn.tcb.options = options.tcp;
+        match opt {
+            SockOpt::KeepAlive | SockOpt::KeepIdle => conn.tcb.set_keepalive(&env, options.tcp.keepalive),
+            SockOpt::RcvBuf => conn.tcb.set_receive_buffer(options.tcp.rcvbuf),
+            SockOpt::Congestion => conn.tcb.cc.set_reno(on),
+            SockOpt::QuickAck => conn.tcb.set_quickack(on),
+            SockOpt::Tos => conn.tos = options.tos,
+            SockOpt::Ttl if options.ttl != 0 => conn.ttl = options.ttl,
+            SockOpt::NoDelay | SockOpt::Cork => conn.tcb.options_changed(),
+            _ => {}
+        }
+        self.touch(conn_id);
+    }
+
+    /// Reads an option.
+    ///
+    /// # Errors
+    /// EBADF for a stale handle.
+    pub fn get_option(&mut self, id: SockId, opt: SockOpt) -> Result<i64> {
+        let core = &*self.core;
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        let o = &s.options;
+        let tcb = s.conn.and_then(|c| self.conns.get(c)).map(|c| &c.tcb);
+        let or = |own: u32, sysctl: i64| if own != 0 { i64::from(own) } else { sysctl };
+        Ok(match opt {
+            SockOpt::ReuseAddr => o.reuse_addr.into(),
+            SockOpt::ReusePort => o.reuse_port.into(),
+            SockOpt::KeepAlive => o.tcp.keepalive.into(),
+            SockOpt::Broadcast => o.broadcast.into(),
+            SockOpt::OobInline => o.oob_inline.into(),
+            SockOpt::DontRoute => o.dont_route.into(),
+            SockOpt::Timestamp => o.timestamp.into(),
+            SockOpt::SndBuf => or(o.sndbuf, core.sysctls.tcp_wmem[1]),
+            SockOpt::RcvBuf => or(o.rcvbuf, core.sysctls.tcp_rmem[1]),
+            SockOpt::RcvLowat => i64::from(o.rcvlowat.max(1)),
+            SockOpt::Priority => o.priority.into(),
+            SockOpt::Mark => o.mark.into(),
+            SockOpt::V6Only => o.v6only.into(),
+            SockOpt::Tos => o.tos.into(),
+            SockOpt::Ttl => or(u32::from(o.ttl), core.sysctls.ip_default_ttl[0]),
+            SockOpt::Freebind => o.freebind.into(),
+            SockOpt::NoDelay => o.tcp.nodelay.into(),
+            SockOpt::Cork => o.tcp.cork.into(),
+            // Before a connection: what the user set, or the default MSS; after: the one in use.
+            SockOpt::MaxSeg => match tcb.filter(|t| t.state() != State::Closed) {
+                Some(t) => t.snd.mss.into(),
+                None => or(o.tcp.maxseg, 536),
+            },
+            SockOpt::KeepIdle => or(o.tcp.keepidle_s, core.sysctls.tcp_keepalive_time[0]),
+            SockOpt::KeepIntvl => or(o.tcp.keepintvl_s, core.sysctls.tcp_keepalive_intvl[0]),
+            SockOpt::KeepCnt => or(o.tcp.keepcnt, core.sysctls.tcp_keepalive_probes[0]),
+            SockOpt::SynCnt => or(o.tcp.syncnt, core.sysctls.tcp_syn_retries[0]),
+            SockOpt::Linger2 => match o.tcp.linger2_s {
+                0 => core.sysctls.tcp_fin_timeout[0],
+                n => n.into(),
+            },
+            SockOpt::DeferAccept => o.defer_accept_s.into(),
+            SockOpt::WindowClamp => o.tcp.window_clamp.into(),
+            SockOpt::QuickAck => (!o.tcp.quickack_off).into(),
+            SockOpt::UserTimeout => o.tcp.user_timeout_ms.into(),
+            SockOpt::NotsentLowat => o.tcp.notsent_lowat.into(),
+            SockOpt::Inq => o.tcp_inq.into(),
+            SockOpt::Congestion => o.tcp.reno.into(),
+        })
+    }
+
+    /// SO_ACCEPTCONN.
+    pub fn is_listening(&self, id: SockId) -> bool {
+        self.sockets.get(id).is_some_and(|s| s.phase == SocketPhase::Listening)
+    }
+
+    /// The options themselves, for those that the C edge keeps (linger, time-outs).
+    pub fn options(&self, id: SockId) -> Option<&SocketOptions> {
+        self.sockets.get(id).map(|s| &s.options)
+    }
+
+    pub fn options_mut(&mut self, id: SockId) -> Option<&mut SocketOptions> {
+        self.sockets.get_mut(id).map(|s| &mut s.options)
+    }
+}

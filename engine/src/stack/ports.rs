@@ -1,0 +1,276 @@
+//! Ports whose guard this arena holds: the kernel swallows all that comes to them, so the engine must answer, and the kernel
+//! refuses a second bind, so the engine must arbitrate.
+//!
+//! A port entry lives as long as something uses it: a listener, its connections, a client's connections. Clients' ports are
+//! kept in stock, since a guard costs more than a handshake. The guards themselves are descriptors of the C edge, which asks
+//! [`Stack::port_is_alive`].
+
+use super::{SockId, SocketPhase, Stack};
+use crate::fixed::Id;
+use crate::fixed::hash::Chained;
+use crate::tcp::State;
+use crate::values::{Addr, Endpoint, Error, FourTuple, Instant, PortSet, error::Result};
+use bytemuck::Zeroable;
+
+/// Client ports kept in stock when nothing uses them.
+const STOCK: usize = 2048;
+/// A TIME-WAIT may be reused by connect after this long (tcp_tw_reuse_delay).
+const REUSE_AFTER_US: u64 = 1_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
+#[repr(u32)]
+pub enum PortKind {
+    /// Bound by the program: a listener, or a client that chose its port.
+    #[default]
+    Bound = 0,
+    /// A guard on a port of the kernel's choice, for connect(2) of unbound sockets; reused.
+    Stock = 1,
+}
+
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct Port {
+    /// Where the guard is bound; a wildcard covers every address.
+    local: Endpoint,
+    kind: PortKind,
+    /// Sockets and connections that use it.
+    refs: u32,
+    /// ... of these, those without SO_REUSEADDR.
+    strict: u32,
+    _pad: u32,
+    chain: Option<PortId>,
+}
+
+impl Port {
+    pub fn number(&self) -> u16 {
+        self.local.port
+    }
+
+    pub(super) fn clear_chain(&mut self) {
+        self.chain = None;
+    }
+}
+
+pub type PortId = Id<Port>;
+
+/// The index of ports by number.
+pub enum ByNumber {}
+
+impl Chained<ByNumber> for Port {
+    fn chain(&self) -> Option<PortId> {
+        self.chain
+    }
+    fn set_chain(&mut self, next: Option<PortId>) {
+        self.chain = next;
+    }
+}
+
+/// Whether a guard bound to `guard` swallows what comes to `addr`.
+pub(super) fn covers(guard: Addr, addr: Addr) -> bool {
+    guard == addr || guard == Addr::ANY_V6 || (guard == Addr::ANY_V4 && addr.is_v4())
+}
+
+fn overlap(a: Addr, b: Addr) -> bool {
+    covers(a, b) || covers(b, a)
+}
+
+impl Stack {
+    /// A guard is up on `local`.
+    ///
+    /// # Errors
+    /// NoBuffers: too many ports.
+    pub fn port_create(&mut self, local: Endpoint, kind: PortKind) -> Result<PortId> {
+        let port = Port { local, kind, ..Port::zeroed() };
+        let id = self.ports.insert(port).map_err(|_| Error::NoBuffers)?;
+        let core = &mut *self.core;
+        core.by_number.insert(&mut self.ports, u64::from(local.port), id);
+        if !core.port_set.contains(local.port) {
+            let range = core.sysctls.ip_local_port_range;
+            let in_range = (range[0]..=range[1]).contains(&i64::from(local.port));
+            if kind == PortKind::Stock && in_range {
+                core.port_set.insert(range[0] as u16, range[1] as u16);
+            } else {
+                core.port_set.insert(local.port, local.port);
+            }
+            core.ports_version += 1;
+        }
+        Ok(id)
+    }
+
+    /// Whether the guard of this port is still needed.
+    pub fn port_is_alive(&self, id: PortId) -> bool {
+        self.ports.get(id).is_some()
+    }
+
+    /// What the packet filter has to let through, and a number that changes with it.
+    pub fn owned_ports(&self) -> (&PortSet, u64) {
+        (&self.core.port_set, self.core.ports_version)
+    }
+
+    /// Changes whenever a port is given up: time to look which guards are still needed.
+    pub fn ports_given_up(&self) -> u64 {
+        self.core.ports_given_up
+    }
+
+    /// The entry whose guard covers `addr`:`port`.
+    pub fn port_covering(&self, addr: Addr, port: u16) -> Option<PortId> {
+        self.core
+            .by_number
+            .find(&self.ports, u64::from(port), |p| p.local.port == port && covers(p.local.addr, addr))
+    }
+
+    pub(super) fn port_retain(&mut self, id: PortId, reuse_addr: bool) {
+        if let Some(p) = self.ports.get_mut(id) {
+            p.refs += 1;
+            p.strict += u32::from(!reuse_addr);
+        }
+    }
+
+    pub(super) fn port_release(&mut self, id: PortId, reuse_addr: bool) {
+        let Some(p) = self.ports.get_mut(id) else { return };
+        p.refs = p.refs.saturating_sub(1);
+        p.strict = p.strict.saturating_sub(u32::from(!reuse_addr));
+        if p.refs > 0 || (p.kind == PortKind::Stock && self.ports.len() <= STOCK) {
+            return;
+        }
+        self.port_remove(id);
+    }
+
+    fn port_remove(&mut self, id: PortId) {
+        let core = &mut *self.core;
+        let number = self.ports[id].local.port;
+        core.by_number.remove(&mut self.ports, u64::from(number), id);
+        self.ports.remove(id);
+        core.ports_given_up += 1;
+        // Made again from what is left.
+        core.port_set.clear();
+        let range = core.sysctls.ip_local_port_range;
+        for (_, p) in self.ports.iter() {
+            let in_range = (range[0]..=range[1]).contains(&i64::from(p.local.port));
+            if p.kind == PortKind::Stock && in_range {
+                core.port_set.insert(range[0] as u16, range[1] as u16);
+            } else {
+                core.port_set.insert(p.local.port, p.local.port);
+            }
+        }
+        core.ports_version += 1;
+    }
+
+    /// bind(2) where our own guard made the kernel refuse: whether Linux would have allowed it, had our sockets been its own
+    /// (inet_csk_get_port). Gives the entry to use.
+    ///
+    /// # Errors
+    /// EADDRINUSE.
+    pub fn may_bind(&self, id: SockId, local: Endpoint) -> Result<PortId> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        let in_way = |p: &Port| p.local.port == local.port && overlap(p.local.addr, local.addr);
+        let port = self
+            .core
+            .by_number
+            .find(&self.ports, u64::from(local.port), in_way)
+            .ok_or(Error::AddressInUse)?;
+        let listener = self
+            .core
+            .by_port
+            .find(&self.sockets, u64::from(local.port), |l| {
+                l.local.port == local.port && overlap(l.local.addr, local.addr)
+            })
+            .is_some();
+        let p = &self.ports[port];
+        let allowed = p.kind == PortKind::Bound
+            && s.options.reuse_addr
+            && p.strict == 0
+            && !listener
+            && covers(p.local.addr, local.addr);
+        if allowed { Ok(port) } else { Err(Error::AddressInUse) }
+    }
+
+    /// The socket has `local`, given by the kernel or by [`Stack::may_bind`] (then with its entry).
+    pub fn bound(&mut self, id: SockId, local: Endpoint, port: Option<PortId>) {
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        s.local = local;
+        s.bound = true;
+        let reuse = s.options.reuse_addr;
+        if let Some(port) = port {
+            s.port = Some(port);
+            self.port_retain(port, reuse);
+        }
+    }
+
+    pub fn is_bound(&self, id: SockId) -> bool {
+        self.sockets.get(id).is_some_and(|s| s.bound)
+    }
+
+    /// The guard entry that a socket holds.
+    pub fn port_of(&self, id: SockId) -> Option<PortId> {
+        self.sockets.get(id)?.port
+    }
+
+    /// Ties a socket to the guard that was put up for its own address.
+    pub fn set_port(&mut self, id: SockId, port: PortId) {
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        let reuse = s.options.reuse_addr;
+        if s.port.replace(port) != Some(port) {
+            self.port_retain(port, reuse);
+        }
+    }
+
+    /// A port from the stock that no connection between `local` and `remote` uses, chosen unpredictably (RFC 6056), or whose
+    /// TIME-WAIT may be reused. `None`: a new guard is needed.
+    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint) -> Option<(PortId, u16)> {
+        let stock: usize = self.ports.len();
+        if stock == 0 {
+            return None;
+        }
+        // A few random tries; when most of the stock is in use towards this peer, a new guard is cheaper than a search.
+        for _ in 0..16 {
+            let core = &mut *self.core;
+            core.walk ^= core.walk << 13;
+            core.walk ^= core.walk >> 7;
+            core.walk ^= core.walk << 17;
+            let index = (core.walk % self.ports.high() as u64) as u32;
+            let Some(id) = self.ports.id_at(index) else { continue };
+            let p = &self.ports[id];
+            if p.kind != PortKind::Stock || !covers(p.local.addr, local) {
+                continue;
+            }
+            let number = p.local.port;
+            if self.tuple_is_free(now, Endpoint::new(local, number), remote) {
+                return Some((id, number));
+            }
+        }
+        None
+    }
+
+    /// Whether a connection may be opened between the two; a TIME-WAIT that may be reused is taken away.
+    pub fn tuple_is_free(&mut self, now: Instant, local: Endpoint, remote: Endpoint) -> bool {
+        let Some(id) = self.find_conn(&FourTuple { local, remote }) else { return true };
+        if !self.may_reuse(now, id, remote.addr) {
+            return false;
+        }
+        self.core.counters.inc(crate::values::Counter::TWRecycled);
+        self.remove_conn(id);
+        true
+    }
+
+    /// tcp_twsk_unique: timestamps make the old connection's stragglers harmless.
+    fn may_reuse(&self, now: Instant, id: super::ConnId, remote: Addr) -> bool {
+        let Some(c) = self.conns.get(id) else { return true };
+        let allowed = match self.core.sysctls.tcp_tw_reuse[0] {
+            0 => false,
+            1 => true,
+            _ => remote.is_loopback() || self.core.interfaces.is_local(remote),
+        };
+        let since = now.us_since(c.tcb.time_wait_since());
+        allowed
+            && c.tcb.state() == State::TimeWait
+            && c.tcb.ts.enabled
+            && c.socket.is_none()
+            && since > REUSE_AFTER_US
+    }
+
+    /// Whether some listener or connection makes the socket's address its own.
+    pub fn is_unbound(&self, id: SockId) -> bool {
+        self.sockets.get(id).is_some_and(|s| !s.bound && s.phase == SocketPhase::Unconnected)
+    }
+}

@@ -1,0 +1,771 @@
+//! The program's calls, as Linux answers them; what would block is [`Error::WouldBlock`].
+
+use super::{Conn, ConnId, SockId, Socket, SocketPhase, Stack};
+use crate::fixed::TimerKey;
+use crate::stack::ready::Ready;
+use crate::tcp::user::CloseAction;
+use crate::tcp::{Env, Fate, OpenParams, Outcome, State, TcpInfo, isn};
+use crate::values::{Addr, Counter, Endpoint, Error, Family, FourTuple, Instant, Path, error::Result};
+use bytemuck::Zeroable;
+
+/// Kinds of timers in the wheel.
+pub(super) const TIMER_CONN: u64 = 1;
+pub(super) const TIMER_REQUEST: u64 = 2;
+
+/// How a destination is reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// The address that connections to it come from.
+    pub source: Addr,
+    pub mtu: u32,
+}
+
+/// What accept(2) got: a connection that no descriptor names yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Accepted {
+    conn: ConnId,
+    listener: SockId,
+    pub tuple: FourTuple,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SendFlags {
+    /// MSG_MORE.
+    pub more: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecvFlags {
+    pub peek: bool,
+    /// MSG_TRUNC: count the bytes and drop them.
+    pub discard: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShutdownHow {
+    Read,
+    Write,
+    Both,
+}
+
+impl ShutdownHow {
+    fn bits(self) -> u8 {
+        match self {
+            ShutdownHow::Read => 1,
+            ShutdownHow::Write => 2,
+            ShutdownHow::Both => 3,
+        }
+    }
+}
+
+/// What of a connection can make a socket ready, before something happens to it.
+#[derive(Clone, Copy)]
+pub(super) struct Before {
+    readable: usize,
+    eof: bool,
+    state: State,
+}
+
+impl Before {
+    pub fn of(conn: &Conn) -> Before {
+        let t = &conn.tcb;
+        Before { readable: t.readable_bytes(), eof: t.at_eof(), state: t.state() }
+    }
+}
+
+macro_rules! env {
+    ($stack:ident, $core:ident, $now:expr) => {
+        Env { now: $now, pool: &mut $stack.pool, counters: &mut $core.counters, sysctls: &$core.sysctls }
+    };
+}
+pub(super) use env;
+
+impl Stack {
+    /// A fresh socket with one descriptor. `cookie` names the kernel socket that stands for it.
+    ///
+    /// # Errors
+    /// NoBuffers: the table is full.
+    pub fn socket_create(&mut self, family: Family, cookie: u64) -> Result<SockId> {
+        let socket = Socket {
+            cookie,
+            refs: 1,
+            family,
+            local: Endpoint::new(Addr::any(family), 0),
+            ..Socket::zeroed()
+        };
+        let Ok(id) = self.sockets.insert(socket) else {
+            self.core.counters.inc(Counter::TableFull);
+            return Err(Error::NoBuffers);
+        };
+        let core = &mut *self.core;
+        core.by_cookie.insert(&mut self.sockets, cookie, id);
+        Ok(id)
+    }
+
+    /// The socket whose kernel socket has this SO_COOKIE.
+    pub fn socket_by_cookie(&self, cookie: u64) -> Option<SockId> {
+        self.core.by_cookie.find(&self.sockets, cookie, |s| s.cookie == cookie)
+    }
+
+    pub fn family(&self, id: SockId) -> Option<Family> {
+        self.sockets.get(id).map(|s| s.family)
+    }
+
+    /// One more descriptor: dup, fork.
+    pub fn retain(&mut self, id: SockId) {
+        if let Some(s) = self.sockets.get_mut(id) {
+            s.refs += 1;
+        }
+    }
+
+    pub fn refs(&self, id: SockId) -> u32 {
+        self.sockets.get(id).map_or(0, |s| s.refs)
+    }
+
+    /// One descriptor fewer. With the last the socket is closed as close(2) closes it; the connection ends in order, on
+    /// its own, unless data was left unread or SO_LINGER says otherwise.
+    pub fn release(&mut self, now: Instant, id: SockId) {
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        s.refs = s.refs.saturating_sub(1);
+        if s.refs > 0 {
+            return;
+        }
+        if s.phase == SocketPhase::Listening {
+            self.stop_listening(now, id);
+        }
+        self.forget_readiness(id);
+        let s = &self.sockets[id];
+        let (conn, port, reuse) = (s.conn, s.port, s.options.reuse_addr);
+        let linger_zero = s.options.linger_on && s.options.linger_s == 0;
+        if let Some(conn) = conn {
+            self.close_conn(now, conn, linger_zero);
+        }
+        if let Some(port) = port {
+            self.port_release(port, reuse);
+        }
+        let cookie = self.sockets[id].cookie;
+        let core = &mut *self.core;
+        core.by_cookie.remove(&mut self.sockets, cookie, id);
+        self.sockets.remove(id);
+    }
+
+    fn close_conn(&mut self, now: Instant, id: ConnId, linger_zero: bool) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.socket = None;
+        let mut env = env!(self, core, now);
+        let (tuple, path) = (conn.tuple, conn.path);
+        match conn.tcb.close(&mut env, linger_zero) {
+            CloseAction::Gone => self.remove_conn(id),
+            CloseAction::Reset(reply) => {
+                self.queue_reply(&tuple, path, &reply);
+                self.remove_conn(id);
+            }
+            CloseAction::Lingers => self.touch(id),
+        }
+    }
+
+    /// Forgets a connection altogether.
+    pub(super) fn remove_conn(&mut self, id: ConnId) {
+        self.unindex_conn(id);
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.tcb.release(&mut self.pool);
+        let (socket, listener) = (conn.socket, conn.listener);
+        core.output.remove(&mut self.conns, id);
+        if let Some(l) = listener.and_then(|l| self.sockets.get_mut(l)) {
+            l.accept_queue.remove(&mut self.conns, id);
+        }
+        if let Some(s) = socket.and_then(|s| self.sockets.get_mut(s)) {
+            s.conn = None;
+        }
+        self.conns.remove(id);
+    }
+
+    /// The network no longer finds it: no index, no timer, no port.
+    pub(super) fn unindex_conn(&mut self, id: ConnId) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let (indexed, timer, port) = (conn.indexed, conn.timer.take(), conn.port.take());
+        let reuse = conn.reuse_addr;
+        conn.indexed = false;
+        conn.timer_at = Instant::ZERO;
+        let hash = core.key.of_tuple(&conn.tuple, 0);
+        if indexed {
+            core.by_tuple.remove(&mut self.conns, hash, id);
+        }
+        if let Some(timer) = timer {
+            self.wheel.cancel(timer);
+        }
+        if let Some(port) = port {
+            self.port_release(port, reuse);
+        }
+    }
+
+    pub(super) fn find_conn(&self, tuple: &FourTuple) -> Option<ConnId> {
+        let hash = self.core.key.of_tuple(tuple, 0);
+        self.core.by_tuple.find(&self.conns, hash, |c| c.tuple == *tuple)
+    }
+
+    /// A connection in the tables, its control block still CLOSED.
+    pub(super) fn conn_create(
+        &mut self,
+        tuple: FourTuple,
+        port: Option<PortIdOf>,
+        reuse: bool,
+    ) -> Result<ConnId> {
+        let ttl = self.core.sysctls.ip_default_ttl[0] as u8;
+        let conn = Conn { tuple, port, ttl, reuse_addr: reuse, indexed: true, ..Conn::zeroed() };
+        let Ok(id) = self.conns.insert(conn) else {
+            self.core.counters.inc(Counter::TableFull);
+            return Err(Error::NoBuffers);
+        };
+        let core = &mut *self.core;
+        let hash = core.key.of_tuple(&tuple, 0);
+        core.by_tuple.insert(&mut self.conns, hash, id);
+        if let Some(port) = port {
+            self.port_retain(port, reuse);
+        }
+        Ok(id)
+    }
+
+    /// connect(2): begins, goes on with, or ends an attempt. The socket's local address is set; a port with a guard
+    /// belongs to it.
+    ///
+    /// # Errors
+    /// InProgress: a SYN is on its way. IsConnected, Already, and what the attempt ended with: ConnectionRefused, TimedOut ...
+    pub fn connect(&mut self, now: Instant, id: SockId, remote: Endpoint, route: &Route) -> Result<()> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        match s.phase {
+            SocketPhase::Listening | SocketPhase::Connected => return Err(Error::IsConnected),
+            SocketPhase::Connecting => return self.connect_result(id),
+            SocketPhase::Unconnected => {}
+        }
+        let (options, port, bound) = (s.options, s.port, s.local);
+        let scope = if remote.addr.is_link_local_v6() { remote.scope } else { 0 };
+        let source = if bound.addr.is_unspecified() { route.source } else { bound.addr };
+        let local = Endpoint::with_scope(source, bound.port, 0);
+        let tuple = FourTuple { local, remote: Endpoint::with_scope(remote.addr, remote.port, scope) };
+        if !self.tuple_is_free(now, tuple.local, tuple.remote) {
+            return Err(Error::AddressNotAvailable);
+        }
+        let conn_id = self.conn_create(tuple, port, options.reuse_addr)?;
+        let core = &mut *self.core;
+        let params = OpenParams {
+            iss: isn::initial_sequence(&core.key, &tuple, now),
+            path_mss: path_mss(route.mtu, tuple.remote.addr),
+            device_limit: core.device_limit,
+            ts_offset: isn::timestamp_offset(&core.key, &tuple),
+            options: options.tcp,
+        };
+        let conn = &mut self.conns[conn_id];
+        conn.socket = Some(id);
+        conn.path = Path::ROUTED;
+        conn.tos = options.tos;
+        if options.ttl != 0 {
+            conn.ttl = options.ttl;
+        }
+        let mut env = env!(self, core, now);
+        conn.tcb.open_active(&mut env, &params);
+        let s = &mut self.sockets[id];
+        s.local = tuple.local;
+        s.remote = tuple.remote;
+        s.conn = Some(conn_id);
+        s.error = 0;
+        s.shut = 0;
+        s.phase = SocketPhase::Connecting;
+        self.touch(conn_id);
+        Err(Error::InProgress)
+    }
+
+    /// How an attempt stands: Ok once, when it has succeeded.
+    ///
+    /// # Errors
+    /// Already: still under way; else what ended it.
+    pub fn connect_result(&mut self, id: SockId) -> Result<()> {
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        if s.phase != SocketPhase::Connecting {
+            return if s.phase == SocketPhase::Connected { Ok(()) } else { Err(Error::NotConnected) };
+        }
+        let state = s.conn.and_then(|c| self.conns.get(c)).map_or(State::Closed, |c| c.tcb.state());
+        match state {
+            State::SynSent | State::SynReceived => Err(Error::Already),
+            State::Closed => {
+                let error = Error::from_errno(s.error).unwrap_or(Error::ConnectionAborted);
+                s.error = 0;
+                self.disconnect(id);
+                Err(error)
+            }
+            _ => {
+                s.phase = SocketPhase::Connected;
+                Ok(())
+            }
+        }
+    }
+
+    /// tcp_disconnect: the socket is as new (connect with AF_UNSPEC, or after a failed attempt). An address that the program
+    /// had not chosen is forgotten.
+    pub fn disconnect(&mut self, id: SockId) {
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        let conn = s.conn.take();
+        let port = if s.bound { None } else { s.port.take() };
+        let reuse = s.options.reuse_addr;
+        s.phase = SocketPhase::Unconnected;
+        s.remote = Endpoint::default();
+        s.shut = 0;
+        s.error = 0;
+        if !s.bound {
+            s.local = Endpoint::new(Addr::any(s.family), 0);
+        }
+        if let Some(conn) = conn {
+            let core = &mut *self.core;
+            if let Some(c) = self.conns.get_mut(conn) {
+                c.socket = None;
+                let (tuple, path) = (c.tuple, c.path);
+                let mut env = env!(self, core, Instant::from_us(1));
+                if let Some(reply) = c.tcb.abort(&mut env, 0) {
+                    self.queue_reply(&tuple, path, &reply);
+                }
+            }
+            self.remove_conn(conn);
+        }
+        if let Some(port) = port {
+            self.port_release(port, reuse);
+        }
+    }
+
+    pub fn phase(&self, id: SockId) -> SocketPhase {
+        self.sockets.get(id).map_or(SocketPhase::Unconnected, |s| s.phase)
+    }
+
+    pub fn tcp_state(&self, id: SockId) -> State {
+        let Some(s) = self.sockets.get(id) else { return State::Closed };
+        if s.phase == SocketPhase::Listening {
+            return State::Listen;
+        }
+        s.conn.and_then(|c| self.conns.get(c)).map_or(State::Closed, |c| c.tcb.state())
+    }
+
+    /// getsockname(2).
+    pub fn local(&self, id: SockId) -> Option<Endpoint> {
+        self.sockets.get(id).map(|s| s.local)
+    }
+
+    /// getpeername(2).
+    ///
+    /// # Errors
+    /// NotConnected.
+    pub fn remote(&self, id: SockId) -> Result<Endpoint> {
+        match self.tcp_state(id) {
+            State::Closed | State::SynSent | State::Listen => Err(Error::NotConnected),
+            _ => self.sockets.get(id).map(|s| s.remote).ok_or(Error::BadDescriptor),
+        }
+    }
+
+    /// SO_ERROR: told once.
+    pub fn take_error(&mut self, id: SockId) -> i32 {
+        self.sockets.get_mut(id).map_or(0, |s| core::mem::take(&mut s.error))
+    }
+
+    /// accept(2), first half: the oldest connection of the accept queue, taken off. [`Stack::accept_finish`] or
+    /// [`Stack::accept_undo`] must follow.
+    ///
+    /// # Errors
+    /// Invalid: not listening. WouldBlock: the queue is empty.
+    pub fn accept_begin(&mut self, id: SockId) -> Result<Accepted> {
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        if s.phase != SocketPhase::Listening {
+            return Err(Error::Invalid);
+        }
+        let conn = s.accept_queue.pop_front(&mut self.conns).ok_or(Error::WouldBlock)?;
+        self.conns[conn].listener = None;
+        Ok(Accepted { conn, listener: id, tuple: self.conns[conn].tuple })
+    }
+
+    /// accept(2), second half: the connection gets a socket with one descriptor.
+    ///
+    /// # Errors
+    /// NoBuffers: the table is full; the connection is back in the queue.
+    pub fn accept_finish(&mut self, accepted: Accepted, cookie: u64) -> Result<SockId> {
+        let (options, family) = match self.sockets.get(accepted.listener) {
+            Some(l) => (l.options, l.family),
+            // The listener was closed in between: the connection stands all the same.
+            None => (Default::default(), accepted.tuple.local.addr.family()),
+        };
+        let id = match self.socket_create(family, cookie) {
+            Ok(id) => id,
+            Err(error) => {
+                self.accept_undo(accepted);
+                return Err(error);
+            }
+        };
+        let conn = self.conns.get_mut(accepted.conn).ok_or(Error::ConnectionAborted)?;
+        conn.socket = Some(id);
+        let s = &mut self.sockets[id];
+        s.options = options;
+        s.phase = SocketPhase::Connected;
+        s.bound = true;
+        s.local = accepted.tuple.local;
+        s.remote = accepted.tuple.remote;
+        s.conn = Some(accepted.conn);
+        s.error = conn.tcb.error();
+        conn.tcb.clear_error();
+        Ok(id)
+    }
+
+    /// The descriptor could not be made: the connection goes back to the front of the queue.
+    pub fn accept_undo(&mut self, accepted: Accepted) {
+        let Some(conn) = self.conns.get_mut(accepted.conn) else { return };
+        match self.sockets.get_mut(accepted.listener) {
+            Some(l) if l.phase == SocketPhase::Listening => {
+                conn.listener = Some(accepted.listener);
+                l.accept_queue.push_front(&mut self.conns, accepted.conn);
+                self.notify(accepted.listener, Ready::IN);
+            }
+            _ => self.close_conn(Instant::from_us(1), accepted.conn, true),
+        }
+    }
+
+    /// Appends to the send buffer; the number of bytes taken.
+    ///
+    /// # Errors
+    /// WouldBlock (no room, or the handshake is not done), BrokenPipe, and a pending SO_ERROR.
+    pub fn send(&mut self, now: Instant, id: SockId, bufs: &[&[u8]], flags: SendFlags) -> Result<usize> {
+        let core = &mut *self.core;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        if s.error != 0 {
+            let errno = core::mem::take(&mut s.error);
+            return Err(Error::from_errno(errno).unwrap_or(Error::BrokenPipe));
+        }
+        if s.shut & 2 != 0 {
+            return Err(Error::BrokenPipe);
+        }
+        let conn_id = s.conn.ok_or(Error::BrokenPipe)?;
+        let conn = self.conns.get_mut(conn_id).ok_or(Error::BrokenPipe)?;
+        match conn.tcb.state() {
+            State::SynSent | State::SynReceived => return Err(Error::WouldBlock),
+            state if !state.may_send() => return Err(Error::BrokenPipe),
+            _ => {}
+        }
+        let mut env = env!(self, core, now);
+        let mut done = 0;
+        let mut full = false;
+        for (n, buf) in bufs.iter().enumerate() {
+            let more = flags.more || n + 1 < bufs.len();
+            let taken = conn.tcb.write(&mut env, buf, more);
+            done += taken;
+            if taken < buf.len() {
+                full = true;
+                break;
+            }
+        }
+        if full {
+            conn.no_space = true;
+        }
+        let asked = bufs.iter().any(|b| !b.is_empty());
+        self.touch(conn_id);
+        if done == 0 && asked { Err(Error::WouldBlock) } else { Ok(done) }
+    }
+
+    /// Reads what waits; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// WouldBlock, NotConnected, and a pending SO_ERROR.
+    pub fn recv(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        bufs: &mut [&mut [u8]],
+        flags: RecvFlags,
+        offset: usize,
+    ) -> Result<usize> {
+        let core = &mut *self.core;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        if s.phase == SocketPhase::Listening {
+            return Err(Error::NotConnected);
+        }
+        let Some(conn_id) = s.conn else {
+            return match core::mem::take(&mut s.error) {
+                0 if s.shut & 1 != 0 => Ok(0),
+                0 => Err(Error::NotConnected),
+                errno => Err(Error::from_errno(errno).unwrap_or(Error::NotConnected)),
+            };
+        };
+        let conn = self.conns.get_mut(conn_id).ok_or(Error::NotConnected)?;
+        let waiting = conn.tcb.readable_bytes().saturating_sub(offset);
+        if waiting == 0 {
+            return if offset > 0 {
+                Err(Error::WouldBlock)
+            } else if s.error != 0 {
+                let errno = core::mem::take(&mut s.error);
+                Err(Error::from_errno(errno).unwrap_or(Error::ConnectionReset))
+            } else if conn.tcb.at_eof() {
+                Ok(0)
+            } else {
+                Err(Error::WouldBlock)
+            };
+        }
+        let mut env = env!(self, core, now);
+        let mut done = 0;
+        for buf in bufs.iter_mut() {
+            let n = if flags.discard {
+                buf.len().min(waiting - done)
+            } else {
+                conn.tcb.peek(&env, offset + done, buf)
+            };
+            done += n;
+            if n < buf.len() {
+                break;
+            }
+        }
+        if !flags.peek {
+            conn.tcb.consume(&mut env, done);
+            if conn.tcb.wants_output() {
+                self.touch(conn_id);
+            }
+        }
+        Ok(done)
+    }
+
+    /// shutdown(2).
+    ///
+    /// # Errors
+    /// NotConnected.
+    pub fn shutdown(&mut self, now: Instant, id: SockId, how: ShutdownHow) -> Result<()> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        if s.phase == SocketPhase::Listening {
+            // inet_shutdown: reading shut down ends the listener, writing is not its business.
+            if how != ShutdownHow::Write {
+                self.stop_listening(now, id);
+                self.notify(id, Ready::ALL);
+            }
+            return Ok(());
+        }
+        let state = self.tcp_state(id);
+        let core = &mut *self.core;
+        let s = &mut self.sockets[id];
+        let Some(conn_id) = s.conn else { return Err(Error::NotConnected) };
+        match state {
+            State::Closed => return Err(Error::NotConnected),
+            State::SynSent => {
+                s.error = libc::ECONNRESET;
+                self.disconnect_attempt(now, id);
+                return Ok(());
+            }
+            _ => {}
+        }
+        s.shut |= how.bits();
+        let Some(conn) = self.conns.get_mut(conn_id) else { return Err(Error::NotConnected) };
+        let before = Before::of(conn);
+        let mut env = env!(self, core, now);
+        if how != ShutdownHow::Write {
+            conn.tcb.shutdown_recv();
+        }
+        if how != ShutdownHow::Read {
+            conn.tcb.shutdown_send(&mut env);
+        }
+        self.settle(conn_id, before, Outcome::DONE);
+        // Whoever sleeps on it looks again, whatever it waited for.
+        self.notify(id, Ready::ALL);
+        Ok(())
+    }
+
+    /// shutdown(2) ends an attempt to connect.
+    fn disconnect_attempt(&mut self, now: Instant, id: SockId) {
+        let core = &mut *self.core;
+        let Some(conn_id) = self.sockets[id].conn else { return };
+        let Some(conn) = self.conns.get_mut(conn_id) else { return };
+        let before = Before::of(conn);
+        let mut env = env!(self, core, now);
+        conn.tcb.abort(&mut env, libc::ECONNRESET);
+        self.settle(conn_id, before, Outcome { reply: None, fate: Fate::Ends });
+    }
+
+    /// FIONREAD.
+    ///
+    /// # Errors
+    /// Invalid: a listener.
+    pub fn readable_bytes(&self, id: SockId) -> Result<usize> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        if s.phase == SocketPhase::Listening {
+            return Err(Error::Invalid);
+        }
+        Ok(s.conn.and_then(|c| self.conns.get(c)).map_or(0, |c| c.tcb.readable_bytes()))
+    }
+
+    /// SIOCOUTQ and SIOCOUTQNSD: bytes not acknowledged, and bytes not sent.
+    ///
+    /// # Errors
+    /// Invalid: a listener.
+    pub fn unsent_bytes(&self, id: SockId) -> Result<(usize, usize)> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        if s.phase == SocketPhase::Listening {
+            return Err(Error::Invalid);
+        }
+        let conn = s.conn.and_then(|c| self.conns.get(c));
+        Ok(conn.map_or((0, 0), |c| (c.tcb.unacked_bytes(), c.tcb.unsent_bytes())))
+    }
+
+    pub fn tcp_info(&mut self, now: Instant, id: SockId) -> Option<TcpInfo> {
+        let core = &mut *self.core;
+        let s = self.sockets.get(id)?;
+        if s.phase == SocketPhase::Listening {
+            return Some(TcpInfo {
+                state: State::Listen.linux_number(),
+                // As Linux: the queues of a listener.
+                unacked_segments: s.accept_queue.len() as u32,
+                sacked_segments: s.backlog,
+                ..TcpInfo::default()
+            });
+        }
+        let Some(conn) = s.conn.and_then(|c| self.conns.get(c)) else {
+            return Some(TcpInfo { state: State::Closed.linux_number(), ..TcpInfo::default() });
+        };
+        let env = env!(self, core, now);
+        Some(conn.tcb.info(&env))
+    }
+
+    /// Something may have to be sent, or a timer to be set.
+    pub(super) fn touch(&mut self, id: ConnId) {
+        let core = &mut *self.core;
+        if self.conns.get(id).is_some_and(|c| c.tcb.wants_output()) {
+            core.output.push_back(&mut self.conns, id);
+        }
+        self.schedule_timer(id);
+    }
+
+    /// Sees to it that the wheel fires no later than the connection's earliest deadline. A later deadline costs nothing: the
+    /// timer fires, finds that it is early, and is set again.
+    pub(super) fn schedule_timer(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let Some(deadline) = conn.tcb.next_deadline() else { return };
+        if conn.timer.is_some() && conn.timer_at <= deadline {
+            return;
+        }
+        let key = TimerKey { kind: TIMER_CONN, id: id.to_raw() };
+        conn.timer = self.wheel.schedule(conn.timer, key, deadline);
+        conn.timer_at = deadline;
+        if conn.timer.is_none() {
+            self.core.counters.inc(Counter::TableFull);
+        }
+    }
+
+    /// When [`Stack::handle_timers`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Runs every timer that is due.
+    pub fn handle_timers(&mut self, now: Instant) {
+        while let Some(key) = self.wheel.expire(now) {
+            match key.kind {
+                TIMER_CONN => {
+                    if let Some(id) = ConnId::from_raw(key.id) {
+                        self.conn_timer(now, id);
+                    }
+                }
+                TIMER_REQUEST => self.request_timer(now, key.id),
+                _ => {}
+            }
+        }
+    }
+
+    fn conn_timer(&mut self, now: Instant, id: ConnId) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        conn.timer = None;
+        if conn.tcb.next_deadline().is_none_or(|d| d > now) {
+            self.schedule_timer(id);
+            return;
+        }
+        let before = Before::of(conn);
+        let mut env = env!(self, core, now);
+        let outcome = conn.tcb.on_timers(&mut env);
+        self.settle(id, before, outcome);
+    }
+
+    /// After something happened to a connection: replies, output, timers, readiness, and its end.
+    pub(super) fn settle(&mut self, id: ConnId, before: Before, outcome: Outcome) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let (tuple, path, socket) = (conn.tuple, conn.path, conn.socket);
+        let after = Before::of(conn);
+        let mut what = Ready::NONE;
+        if after.readable > before.readable || (after.eof && !before.eof) {
+            what = what | Ready::IN;
+        }
+        if after.eof && !before.eof {
+            what = what | Ready::RDHUP;
+        }
+        if after.state != before.state {
+            what = what | changed(before.state, after.state);
+        }
+        if conn.no_space && socket.is_some() {
+            let env = env!(self, core, Instant::ZERO);
+            if conn.tcb.is_send_shutdown() || conn.tcb.is_writable(&env) {
+                conn.no_space = false;
+                what = what | Ready::OUT;
+            }
+        }
+        if let Some(reply) = outcome.reply {
+            self.queue_reply(&tuple, path, &reply);
+        }
+        if outcome.fate == Fate::Ends {
+            self.conn_ended(id);
+        } else {
+            self.touch(id);
+        }
+        if let Some(socket) = socket
+            && !what.is_empty()
+        {
+            self.notify(socket, what);
+        }
+    }
+
+    /// The connection is CLOSED: its socket keeps it, for what is unread and for the error; without one it is forgotten.
+    fn conn_ended(&mut self, id: ConnId) {
+        self.unindex_conn(id);
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        if let Some(s) = conn.socket.and_then(|s| self.sockets.get_mut(s)) {
+            if conn.tcb.error() != 0 {
+                s.error = conn.tcb.error();
+                conn.tcb.clear_error();
+            }
+        } else if conn.listener.is_none() {
+            self.remove_conn(id);
+        }
+    }
+
+    /// Whether all that this arena still has to do is done: no connection with unsent or unacknowledged data or an
+    /// unfinished close.
+    pub fn has_unfinished_business(&self) -> bool {
+        self.conns
+            .iter()
+            .any(|(_, c)| c.socket.is_none() && !matches!(c.tcb.state(), State::TimeWait | State::Closed))
+    }
+
+    /// Sockets that some descriptor names.
+    pub fn socket_count(&self) -> usize {
+        self.sockets.len()
+    }
+}
+
+type PortIdOf = super::PortId;
+
+/// What a change of state makes ready.
+fn changed(before: State, after: State) -> Ready {
+    match (before, after) {
+        (_, State::Closed) => Ready::ALL,
+        (State::SynSent | State::SynReceived, _) => Ready::OUT,
+        (_, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) => {
+            Ready::IN | Ready::RDHUP | Ready::HUP
+        }
+        _ => Ready::NONE,
+    }
+}
+
+/// MTU less IP and TCP headers.
+pub(super) fn path_mss(mtu: u32, peer: Addr) -> u32 {
+    let headers = if peer.is_v4() { 40 } else { 60 };
+    mtu.saturating_sub(headers).clamp(48, 65_535 - 40)
+}

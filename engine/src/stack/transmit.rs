@@ -1,0 +1,247 @@
+//! From what a connection wants to send to a packet.
+
+use super::{ConnId, Stack};
+use crate::tcp::{Env, Reply, TxLimits};
+use crate::values::limits::CHUNK_BYTES;
+use crate::values::{Addr, Counter, FourTuple, Instant, Path};
+use crate::wire::Header;
+use crate::wire::tcp::MAX_HEADER_BYTES;
+use bytemuck::Zeroable;
+
+/// Payload of the largest segment handed to a device that cuts it up itself: an IP packet holds 65,535 bytes.
+const GSO_BYTES: u32 = 65_535 - 40 - MAX_HEADER_BYTES as u32;
+/// Chunks that GSO_BYTES can touch.
+const MAX_SLICES: usize = GSO_BYTES as usize / CHUNK_BYTES + 2;
+/// Replies that wait for the next transmission; more than these are dropped, as a full queue would.
+const MAX_REPLIES: usize = 256;
+
+/// A TCP segment on its way out, IP header still to be made.
+#[derive(Debug)]
+pub struct TxPacket<'a> {
+    pub path: Path,
+    pub src: Addr,
+    pub dst: Addr,
+    /// Interface of a link-local destination, else 0.
+    pub scope: u32,
+    pub tos: u8,
+    pub ttl: u8,
+    pub ip_id: u16,
+    /// Header and options, checksum field zero.
+    pub tcp: &'a [u8],
+    pub payload: &'a [&'a [u8]],
+    pub payload_len: usize,
+    /// Payload bytes of each packet that this one is to be cut into; 0: none.
+    pub gso_size: u16,
+}
+
+/// Takes packets: a device, or a simulated link.
+pub trait TxSink {
+    fn transmit(&mut self, packet: &TxPacket<'_>);
+}
+
+/// Segments that belong to no connection (or to none any more).
+#[derive(Clone, Copy, Zeroable)]
+#[repr(C)]
+pub(super) struct QueuedReply {
+    tuple: FourTuple,
+    path: Path,
+    seq: u32,
+    ack: u32,
+    ts_val: u32,
+    ts_ecr: u32,
+    window: u16,
+    flags: u8,
+    has_ts: u8,
+    tos: u32,
+    /// Options of a SYN-ACK.
+    mss: u16,
+    wscale: u8,
+    has_wscale: u8,
+    sack_permitted: u32,
+}
+
+#[derive(Zeroable)]
+#[repr(C)]
+pub(super) struct ReplyQueue {
+    len: u32,
+    _pad: u32,
+    queue: [QueuedReply; MAX_REPLIES],
+}
+
+impl ReplyQueue {
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn push(&mut self, reply: QueuedReply) -> bool {
+        let Some(slot) = self.queue.get_mut(self.len as usize) else { return false };
+        *slot = reply;
+        self.len += 1;
+        true
+    }
+}
+
+impl Stack {
+    /// Whether [`Stack::transmit`] has something to do.
+    pub fn has_output(&self) -> bool {
+        !self.core.output.is_empty() || !self.core.replies.is_empty()
+    }
+
+    /// Notes a reply for the next transmission.
+    pub(super) fn queue_reply(&mut self, tuple: &FourTuple, path: Path, reply: &Reply) {
+        let t = reply.timestamps.unwrap_or_default();
+        let queued = QueuedReply {
+            tuple: *tuple,
+            path,
+            seq: reply.seq.0,
+            ack: reply.ack.0,
+            ts_val: t.val,
+            ts_ecr: t.ecr,
+            window: reply.window,
+            flags: reply.flags.0,
+            has_ts: u8::from(reply.timestamps.is_some()),
+            ..QueuedReply::zeroed()
+        };
+        self.push_reply(queued);
+    }
+
+    /// Notes a SYN-ACK (or another segment with options of its own).
+    pub(super) fn queue_header(&mut self, tuple: &FourTuple, path: Path, h: &Header, tos: u8) {
+        let t = h.options.timestamps.unwrap_or_default();
+        let queued = QueuedReply {
+            tuple: *tuple,
+            path,
+            seq: h.seq.0,
+            ack: h.ack.0,
+            ts_val: t.val,
+            ts_ecr: t.ecr,
+            window: h.window,
+            flags: h.flags.0,
+            has_ts: u8::from(h.options.timestamps.is_some()),
+            tos: u32::from(tos),
+            mss: h.options.mss.unwrap_or(0),
+            wscale: h.options.window_scale.unwrap_or(0),
+            has_wscale: u8::from(h.options.window_scale.is_some()),
+            sack_permitted: u32::from(h.options.sack_permitted),
+        };
+        self.push_reply(queued);
+    }
+
+    fn push_reply(&mut self, queued: QueuedReply) {
+        use crate::wire::Flags;
+        let core = &mut *self.core;
+        if !core.replies.push(queued) {
+            core.counters.inc(Counter::TxErrors);
+        } else if Flags(queued.flags).has(Flags::RST) {
+            core.counters.inc(Counter::OutRsts);
+        }
+    }
+
+    /// Sends everything that may leave now.
+    pub fn transmit(&mut self, now: Instant, sink: &mut impl TxSink) {
+        self.transmit_replies(sink);
+        // Each connection once: what does not leave now waits for an ACK or a timer, which puts it on the list again.
+        for _ in 0..self.core.output.len() {
+            let Some(id) = self.core.output.pop_front(&mut self.conns) else { break };
+            self.transmit_connection(now, id, sink);
+        }
+    }
+
+    fn transmit_replies(&mut self, sink: &mut impl TxSink) {
+        let core = &mut *self.core;
+        let count = core::mem::take(&mut core.replies.len) as usize;
+        for r in &core.replies.queue[..count] {
+            core.ip_id = core.ip_id.wrapping_add(1);
+            core.counters.inc(Counter::OutSegs);
+            let header = r.header();
+            let mut tcp = [0; MAX_HEADER_BYTES];
+            let len = header.emit(&mut tcp);
+            sink.transmit(&TxPacket {
+                path: r.path,
+                src: r.tuple.local.addr,
+                dst: r.tuple.remote.addr,
+                scope: r.tuple.remote.scope,
+                tos: r.tos as u8,
+                ttl: core.sysctls.ip_default_ttl[0] as u8,
+                ip_id: core.ip_id as u16,
+                tcp: &tcp[..len],
+                payload: &[],
+                payload_len: 0,
+                gso_size: 0,
+            });
+        }
+    }
+
+    fn transmit_connection(&mut self, now: Instant, id: ConnId, sink: &mut impl TxSink) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let direct = conn.path.is_direct();
+        let limits = TxLimits { max_bytes: if direct { GSO_BYTES } else { conn.tcb.snd.mss } };
+        loop {
+            let mut env =
+                Env { now, pool: &mut self.pool, counters: &mut core.counters, sysctls: &core.sysctls };
+            let Some(seg) = conn.tcb.output(&mut env, &limits) else { break };
+            let mut slices: [&[u8]; MAX_SLICES] = [&[]; MAX_SLICES];
+            let mut count = 0;
+            for slice in conn.tcb.payload(&self.pool, &seg).take(MAX_SLICES) {
+                slices[count] = slice;
+                count += 1;
+            }
+            let segments = match seg.gso_size {
+                0 => 1,
+                size => seg.payload_len.div_ceil(size as usize),
+            };
+            core.counters.add(Counter::OutSegs, segments as u64);
+            core.ip_id = core.ip_id.wrapping_add(segments as u32);
+            let header = Header {
+                src_port: conn.tuple.local.port,
+                dst_port: conn.tuple.remote.port,
+                seq: seg.seq,
+                ack: seg.ack,
+                flags: seg.flags,
+                window: seg.window,
+                urgent: 0,
+                options: seg.options,
+            };
+            let mut tcp = [0; MAX_HEADER_BYTES];
+            let len = header.emit(&mut tcp);
+            sink.transmit(&TxPacket {
+                path: conn.path,
+                src: conn.tuple.local.addr,
+                dst: conn.tuple.remote.addr,
+                scope: conn.tuple.remote.scope,
+                tos: conn.tos,
+                ttl: conn.ttl,
+                ip_id: core.ip_id.wrapping_sub(segments as u32) as u16,
+                tcp: &tcp[..len],
+                payload: &slices[..count],
+                payload_len: seg.payload_len,
+                gso_size: seg.gso_size,
+            });
+        }
+        self.schedule_timer(id);
+    }
+}
+
+impl QueuedReply {
+    fn header(&self) -> Header {
+        use crate::values::SeqNum;
+        use crate::wire::{Flags, Options, Timestamps};
+        Header {
+            src_port: self.tuple.local.port,
+            dst_port: self.tuple.remote.port,
+            seq: SeqNum(self.seq),
+            ack: SeqNum(self.ack),
+            flags: Flags(self.flags),
+            window: self.window,
+            urgent: 0,
+            options: Options {
+                mss: (self.mss != 0).then_some(self.mss),
+                window_scale: (self.has_wscale != 0).then_some(self.wscale),
+                sack_permitted: self.sack_permitted != 0,
+                timestamps: (self.has_ts != 0).then_some(Timestamps { val: self.ts_val, ecr: self.ts_ecr }),
+                ..Options::default()
+            },
+        }
+    }
+}
