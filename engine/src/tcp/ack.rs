@@ -140,11 +140,11 @@ impl Tcb {
     fn on_dsack(&mut self, env: &mut Env, len: u32) {
         env.counters.inc(Counter::TCPDSACKRecv);
         self.totals.dsacks = self.totals.dsacks.wrapping_add(1);
-        if self.rec.prr_out == 0 || self.rec.prior_cwnd == 0 || len > 1 << 20 {
+        if self.rec.undo_bytes == 0 || self.rec.prior_cwnd == 0 || len > 1 << 20 {
             return;
         }
-        self.rec.prr_out = self.rec.prr_out.saturating_sub(len);
-        if self.rec.prr_out == 0 {
+        self.rec.undo_bytes = self.rec.undo_bytes.saturating_sub(len);
+        if self.rec.undo_bytes == 0 {
             self.undo(env);
         }
     }
@@ -256,6 +256,7 @@ impl Tcb {
         self.rec.head_mark = self.snd.nxt;
         self.rec.prr_delivered = 0;
         self.rec.prr_out = 0;
+        self.rec.undo_bytes = 0;
         self.rec.retrans_stamp = 0;
         self.timers.cancel(Timer::LossProbe);
     }
@@ -283,7 +284,9 @@ impl Tcb {
                 self.remember_window();
                 self.cc.on_loss();
             }
+            self.forget_reordering(env);
             self.rec.prr_out = 0;
+            self.rec.undo_bytes = 0;
             self.rec.retrans_stamp = 0;
         }
         self.cc.on_timeout();
@@ -294,6 +297,15 @@ impl Tcb {
         self.rec.head_mark = self.snd.nxt;
         self.rtt.timing = false;
         self.timers.cancel(Timer::LossProbe);
+    }
+
+    /// A time-out although enough was SACKed to show the loss at the usual distance: the path does not reorder as much as
+    /// was thought, and the greater distance only keeps losses from being seen (tcp_enter_loss).
+    fn forget_reordering(&mut self, env: &Env) {
+        let usual = env.sysctls.tcp_reordering[0].clamp(1, i64::from(MAX_REORDERING)) as u32;
+        if self.sacked.total() >= usual * self.snd.mss {
+            self.rec.reordering = self.rec.reordering.min(usual);
+        }
     }
 
     /// Bytes that the network is thought to hold (RFC 6675 4).
@@ -344,7 +356,6 @@ impl Tcb {
                 }
             }
         }
-        self.cwnd_limited = false;
     }
 
     /// Proportional rate reduction, RFC 6937 with the slow-start bound.

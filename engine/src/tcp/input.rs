@@ -345,11 +345,6 @@ impl Tcb {
         }
         self.rcv.nxt += stored as u32;
         self.totals.bytes_received += stored as u64;
-        if self.recv_shutdown {
-            // Nobody will read it: acknowledged and dropped.
-            let all = self.recv.len();
-            self.recv.consume(env.pool, all);
-        }
         if !self.reorder.is_empty() {
             self.acks.now = true;
             self.join_out_of_order(env);

@@ -260,6 +260,8 @@ struct Recovery {
     /// Bytes that may be sent in recovery beyond the flight (RFC 6937).
     prr_delivered: u32,
     prr_out: u32,
+    /// Of the bytes that were sent again, those that no DSACK has shown to be unnecessary.
+    undo_bytes: u32,
     recover_flight: u32,
     /// Retransmission time-outs in a row.
     backoff: u8,

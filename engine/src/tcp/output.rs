@@ -165,6 +165,7 @@ impl Tcb {
         env.counters.add(counter, u64::from(len.div_ceil(self.snd.mss)));
         self.rec.rxt_nxt = lost.start + len;
         self.rec.prr_out = self.rec.prr_out.saturating_add(len);
+        self.rec.undo_bytes = self.rec.undo_bytes.saturating_add(len);
         Some(self.send_again(env, lost.start, len))
     }
 
@@ -229,11 +230,11 @@ impl Tcb {
         self.restart_after_idle(env);
         let pipe = self.pipe();
         let cwnd_room = self.cc.cwnd.saturating_sub(pipe);
-        if cwnd_room < unsent {
-            self.cwnd_limited = true;
-        }
+        let window_room = self.window_room();
+        // It holds until the next attempt to send, for all the ACKs that arrive before it.
+        self.cwnd_limited = cwnd_room < unsent.min(window_room);
         let max_bytes = limits.max_bytes.max(self.snd.mss);
-        let room = self.window_room().min(cwnd_room).min(max_bytes);
+        let room = window_room.min(cwnd_room).min(max_bytes);
         let len = self.send_amount(unsent, room, pipe)?;
         let gso = self.gso(len);
         Some(self.send_data(env, len, gso))
@@ -279,6 +280,9 @@ impl Tcb {
         }
         if len % self.snd.mss != 0 {
             self.snd.small_end = seq + len;
+        }
+        if self.rec.phase == Phase::Recovery {
+            self.rec.prr_out = self.rec.prr_out.saturating_add(len);
         }
         self.note_data_sent(env, seq + len);
         self.snd.nxt = seq + len + u32::from(flags.has(Flags::FIN));

@@ -443,3 +443,133 @@ fn nothing_a_segment_says_breaks_an_invariant() {
         }
     }
 }
+
+#[test]
+fn reading_is_possible_after_shutdown_and_unread_data_still_resets() {
+    let mut p = Pair::connected(7, CLEAN);
+    let now = p.time();
+    p.ends[1].tcb.shutdown_recv();
+    p.ends[0].with(now, |tcb, env| tcb.write(env, b"after", false));
+    for _ in 0..3 {
+        p.step();
+    }
+    assert_eq!(p.ends[1].tcb.readable_bytes(), 5);
+    let now = p.time();
+    let action = p.ends[1].with(now, |tcb, env| tcb.close(env, false));
+    assert!(matches!(action, user::CloseAction::Reset(_)), "{action:?}");
+}
+
+#[test]
+fn ten_minutes_of_a_closed_window_are_not_held_against_the_path() {
+    let mut p = Pair::connected(8, CLEAN);
+    let data = pattern(400_000, 9);
+    let mut written = 0;
+    while p.now < 605_000_000 {
+        let now = p.time();
+        written += p.ends[0].with(now, |tcb, env| tcb.write(env, &data[written..], false));
+        assert!(p.step(), "probes go on");
+    }
+    assert!(p.ends[0].tcb.rec.backoff > 5);
+    let now = p.time();
+    let all = p.ends[1].tcb.readable_bytes();
+    p.ends[1].with(now, |tcb, env| tcb.consume(env, all));
+    // The window update arrives, then the line is cut for a second: the retransmission comes at the usual time.
+    p.flush();
+    p.link.loss = 100;
+    while p.ends[0].tcb.snd.una == p.ends[0].tcb.snd.nxt {
+        assert!(p.step(), "the window opens");
+    }
+    assert!(p.ends[0].tcb.rec.backoff <= 1, "one time-out of its own at most");
+    let cut = p.now;
+    while p.now < cut + 1_000_000 {
+        p.step();
+    }
+    p.link.loss = 0;
+    while p.ends[0].tcb.snd.una != p.ends[0].tcb.snd.nxt {
+        assert!(p.step() && p.now < cut + 5_000_000, "{}", p.now - cut);
+    }
+    assert_eq!(p.ends[0].tcb.error(), 0);
+}
+
+#[test]
+fn acks_that_arrive_together_all_open_the_window() {
+    let mut e = End::new();
+    let now = Instant::from_us(1_000_000);
+    let h = Handshake {
+        iss: SeqNum(1),
+        irs: SeqNum(1),
+        peer_mss: 1460,
+        window: 4 << 20,
+        ts_recent: 0,
+        rtt_us: 100,
+        peer_scale: 7,
+        our_scale: 7,
+        sack: true,
+        timestamps: false,
+    };
+    e.with(now, |tcb, env| tcb.open_passive(env, &OpenParams { iss: SeqNum(1), ..PARAMS }, &h));
+    let data = pattern(100_000, 1);
+    e.with(now, |tcb, env| {
+        tcb.write(env, &data, false);
+        while tcb.output(env, &TxLimits { max_bytes: 64_000 }).is_some() {}
+    });
+    assert_eq!(e.tcb.snd.nxt - e.tcb.snd.una, 10 * 1460);
+    for n in 1..=5 {
+        let ack = Header {
+            seq: SeqNum(2),
+            ack: SeqNum(2) + n * 2 * 1460,
+            flags: Flags::ACK,
+            window: 32_768,
+            ..Header::default()
+        };
+        e.with(now, |tcb, env| tcb.input(env, &Segment { hdr: &ack, payload: &[] }));
+    }
+    assert_eq!(e.tcb.cc.cwnd, 20 * 1460);
+}
+
+#[test]
+fn new_data_in_recovery_counts_against_the_reduction() {
+    let mut e = End::new();
+    let now = Instant::from_us(1_000_000);
+    let h = Handshake {
+        iss: SeqNum(1),
+        irs: SeqNum(1),
+        peer_mss: 1000,
+        window: 4 << 20,
+        ts_recent: 0,
+        rtt_us: 100,
+        peer_scale: 7,
+        our_scale: 7,
+        sack: true,
+        timestamps: false,
+    };
+    let options = TcpOptions { sndbuf: 2 << 20, ..PARAMS.options };
+    e.with(now, |tcb, env| {
+        tcb.open_passive(env, &OpenParams { iss: SeqNum(1), options, ..PARAMS }, &h);
+        tcb.cc.cwnd = 100_000;
+        tcb.write(env, &pattern(1_000_000, 1), false);
+        while tcb.output(env, &TxLimits { max_bytes: 64_000 }).is_some() {}
+    });
+    // The first segment is lost, all others arrive: a window's worth of SACKs, one segment each.
+    let mut most = 0;
+    for n in 2..=100u32 {
+        let mut ack =
+            Header { seq: SeqNum(2), ack: SeqNum(2), flags: Flags::ACK, window: 32_768, ..Header::default() };
+        ack.options.sack.push(SeqNum(1002), SeqNum(2) + n * 1000);
+        let sent = e.with(now, |tcb, env| {
+            tcb.input(env, &Segment { hdr: &ack, payload: &[] });
+            let mut sent = 0;
+            while let Some(seg) = tcb.output(env, &TxLimits { max_bytes: 64_000 }) {
+                sent += seg.payload_len;
+            }
+            sent
+        });
+        if n > 5 {
+            most = most.max(sent);
+        }
+    }
+    assert!(most <= 2000, "{most} bytes for one that left the network");
+    let pipe = e.tcb.pipe();
+    let ssthresh = e.tcb.cc.ssthresh;
+    assert!(pipe <= ssthresh + 2000, "pipe {pipe}, ssthresh {ssthresh}");
+}

@@ -201,7 +201,17 @@ impl Tcb {
             self.arm_loss_probe(env);
         }
         if self.snd.wnd != 0 {
-            self.timers.cancel(Timer::Persist);
+            self.end_persist();
+        }
+    }
+
+    /// The window is open. What the probes have waited is no sign of a path that does not answer: neither the next time-out
+    /// nor R2 counts it (tcp_ack_probe).
+    fn end_persist(&mut self) {
+        self.timers.cancel(Timer::Persist);
+        if self.snd.una == self.snd.nxt {
+            self.rec.backoff = 0;
+            self.rec.stalled_since = crate::values::Instant::ZERO;
         }
     }
 

@@ -143,6 +143,8 @@ impl Tcb {
             || !(self.state.may_send() || matches!(self.state, State::SynSent | State::SynReceived))
     }
 
+    /// As Linux has it, this only tells the user that there is nothing more: what arrives all the same is acknowledged and
+    /// can be read.
     pub fn shutdown_recv(&mut self) {
         self.recv_shutdown = true;
     }
@@ -165,7 +167,7 @@ impl Tcb {
     /// The last descriptor is closed. `linger_zero`: SO_LINGER with time 0.
     pub fn close(&mut self, env: &mut Env, linger_zero: bool) -> CloseAction {
         self.orphan = true;
-        let unread = self.recv.len() > 0 && !self.recv_shutdown;
+        let unread = self.recv.len() > 0;
         if !matches!(self.state, State::TimeWait) {
             self.recv.clear(env.pool);
             self.reorder.clear();

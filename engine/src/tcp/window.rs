@@ -48,10 +48,7 @@ impl Tcb {
     /// The window to offer now. RFC 9293 SHLD-14: never shrinks; 3.8.6.2.2 (MUST-39): does not grow by crumbs.
     pub(super) fn window_to_offer(&self) -> u32 {
         let offered = self.offered();
-        let mut space = self.space().min(0xffff << self.rcv.scale);
-        if self.recv_shutdown && self.state.may_receive() && !self.orphan {
-            space = space.max(self.rcv.mss);
-        }
+        let space = self.space().min(0xffff << self.rcv.scale);
         let step = self.rcv.mss.min(self.rcv.limit / 2).max(1);
         let wanted =
             if space < offered.saturating_add(step) && space != self.rcv.limit { offered } else { space };
