@@ -81,8 +81,8 @@ impl Stack {
         let before = Before::of(conn);
         let mut env = env!(self, core, now);
         let outcome = conn.tcb.input(&mut env, seg);
-        // Answers go to where the last acceptable segment came from; what was answered with a reply was not acceptable.
-        if outcome.reply.is_none() && conn.path != meta.source {
+        // Not for what was merely addressed to it: a forged segment must not turn the connection's traffic to its sender.
+        if outcome.acceptable {
             conn.path = meta.source;
         }
         self.settle(id, before, outcome);

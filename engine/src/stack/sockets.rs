@@ -578,7 +578,7 @@ impl Stack {
         let before = Before::of(conn);
         let mut env = env!(self, core, now);
         conn.tcb.abort(&mut env, libc::ECONNRESET);
-        self.settle(conn_id, before, Outcome { reply: None, fate: Fate::Ends });
+        self.settle(conn_id, before, Outcome { fate: Fate::Ends, ..Outcome::DONE });
     }
 
     /// FIONREAD.

@@ -256,19 +256,19 @@ fn abort_on_overflow_resets_the_final_ack() {
     let mut sysctls = Sysctls::default();
     sysctls.set("net.ipv4.tcp_abort_on_overflow", "1").unwrap();
     let mut n = Net::with(sysctls);
-    n.b.listener(80, 1);
-    // All SYNs pass before any connection is in the queue, which holds two.
-    let (c1, _, c2) = (n.connect(80), n.connect(80), n.connect(80));
-    n.settle();
-    assert_eq!(n.a.stack.connect_result(c1), Ok(()));
-    let now = n.time();
-    // The second ACK found the queue full, or its SYN did: with the reset, the client learns of it.
-    let second = n.a.stack.connect_result(c2);
-    if second.is_ok() {
-        assert_eq!(read_all(&mut n.a.stack, now, c2), Err(Error::ConnectionReset));
-    } else {
-        assert_eq!(second, Err(Error::Already));
+    n.b.listener(80, 2);
+    // The queue holds three. With two in it, two more handshakes begin; the second to end finds it full.
+    for _ in 0..2 {
+        n.connect(80);
+        n.settle();
     }
+    let (third, fourth) = (n.connect(80), n.connect(80));
+    n.settle();
+    let now = n.time();
+    assert_eq!(n.a.stack.connect_result(third), Ok(()));
+    assert_eq!(read_all(&mut n.a.stack, now, third), Err(Error::WouldBlock));
+    assert_eq!(n.a.stack.connect_result(fourth), Err(Error::ConnectionReset));
+    assert_eq!(n.b.stack.counters().value(Counter::ListenOverflows), 1);
 }
 
 #[test]
@@ -432,6 +432,50 @@ fn bad_packets_are_counted_and_nothing_else() {
     let counters = n.b.stack.counters();
     assert!(counters.value(Counter::DropBadIp) > 0 && counters.value(Counter::DropNotLocal) > 0);
     let _ = s;
+}
+
+/// Answers leave to where the last segment came from that only the peer can have sent.
+#[test]
+fn a_forged_segment_does_not_turn_the_traffic_to_its_sender() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 4);
+    let (_, server) = n.connected(l, 80);
+    let conn = n.b.stack.sockets[server].conn.unwrap();
+    let elsewhere = Path::direct(2, [2, 0, 0, 0, 0, 9]);
+    let tuple = n.b.stack.conns[conn].tuple;
+    let (nxt, una) = (n.b.stack.conns[conn].tcb.rcv.nxt, n.b.stack.conns[conn].tcb.snd.una);
+    use crate::wire::{Flags, Header};
+    for (seq, ack, flags, turns) in [
+        (nxt + 7_000_000, una, Flags::RST, false),
+        (nxt, una, Flags::PSH, false),
+        (nxt - 100_000, una, Flags::ACK, false),
+        (nxt, una + 100, Flags::ACK, false),
+        (nxt, una - 100_000, Flags::ACK, false),
+        (nxt, una, Flags::ACK, true),
+    ] {
+        let hdr = Header {
+            src_port: tuple.remote.port,
+            dst_port: tuple.local.port,
+            seq,
+            ack,
+            flags,
+            window: 100,
+            ..Header::default()
+        };
+        let mut bytes = vec![0; ip::MAX_HEADER_BYTES];
+        let mut tcp = [0; crate::wire::tcp::MAX_HEADER_BYTES];
+        let tcp_len = hdr.emit(&mut tcp);
+        let header =
+            ip::Header { src: A, dst: B, proto: PROTO_TCP, ttl: 64, tos: 0, id: 1, payload_bytes: tcp_len };
+        let len = header.emit(&mut bytes);
+        bytes.truncate(len);
+        bytes.extend_from_slice(&tcp[..tcp_len]);
+        let meta =
+            RxMeta { ifindex: 2, to: PacketType::Host, checksum: RxChecksum::Partial, source: elsewhere };
+        let now = n.time();
+        n.b.stack.handle_frame(now, &meta, &bytes);
+        assert_eq!(n.b.stack.conns[conn].path == elsewhere, turns, "seq {seq:?} ack {ack:?} {flags:?}");
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ impl Tcb {
         self.state = State::Established;
         self.established(env);
         self.acks.now = true;
-        Outcome::DONE
+        Outcome::ACCEPTED
     }
 
     /// RFC 9293 figure 7 (MUST-10): both sent a SYN; ours goes again, with an ACK.
@@ -98,6 +98,7 @@ impl Tcb {
             .or_else(|| self.check_reset(env, seg))
             .or_else(|| self.check_syn(env, seg))
             .or_else(|| self.check_ack_flag(env, seg))
+            .or_else(|| self.check_ack_age(env, seg))
         {
             return outcome;
         }
@@ -121,7 +122,7 @@ impl Tcb {
         self.process_text(env, seg);
         self.process_fin(env, seg);
         self.schedule_ack(env, seg);
-        Outcome::DONE
+        Outcome::ACCEPTED
     }
 
     /// PAWS, RFC 7323 5.3. A segment without the option is let through, as Linux does.
@@ -217,6 +218,18 @@ impl Tcb {
         }
         env.counters.inc(Counter::DropState);
         Some(Outcome::DONE)
+    }
+
+    /// RFC 5961 5.2: an ACK older than what can still be under way is a guess. It would bring data in with it.
+    fn check_ack_age(&mut self, env: &mut Env, seg: &Segment) -> Option<Outcome> {
+        // As Linux: no older than all that was ever acknowledged.
+        let oldest = u64::from(self.snd.max_wnd).min(self.totals.bytes_acked + 1) as u32;
+        let (ack, una) = (seg.hdr.ack, self.snd.una);
+        if self.state == State::SynReceived || !ack.before(una) || una - ack <= oldest {
+            return None;
+        }
+        env.counters.inc(Counter::DropAck);
+        Some(self.challenge(env))
     }
 
     /// A challenge ACK, within tcp_challenge_ack_limit a second.

@@ -120,17 +120,21 @@ pub enum Fate {
 pub struct Outcome {
     pub reply: Option<Reply>,
     pub fate: Fate,
+    /// The segment passed every check: sequence number, acknowledgment, flags. Only the peer, or someone who sees its
+    /// traffic, can have sent it.
+    pub acceptable: bool,
 }
 
 impl Outcome {
-    pub const DONE: Outcome = Outcome { reply: None, fate: Fate::Lives };
+    pub const DONE: Outcome = Outcome { reply: None, fate: Fate::Lives, acceptable: false };
+    const ACCEPTED: Outcome = Outcome { acceptable: true, ..Outcome::DONE };
 
     fn reply(reply: Option<Reply>) -> Outcome {
-        Outcome { reply, fate: Fate::Lives }
+        Outcome { reply, ..Outcome::DONE }
     }
 
     fn ends(reply: Option<Reply>) -> Outcome {
-        Outcome { reply, fate: Fate::Ends }
+        Outcome { reply, fate: Fate::Ends, ..Outcome::DONE }
     }
 }
 

@@ -405,6 +405,20 @@ fn only_an_exact_reset_counts() {
 }
 
 #[test]
+fn an_ack_that_is_too_old_brings_no_data_in() {
+    let mut p = Pair::connected(9, CLEAN);
+    let now = p.time();
+    let (nxt, una) = (p.ends[0].tcb.rcv.nxt, p.ends[0].tcb.snd.una);
+    for (ack, taken) in [(una - 70_000, false), (una - 1_000_000_000, false), (una - 2, false), (una, true)] {
+        let hdr = Header { seq: nxt, ack, flags: Flags::ACK, window: 500, ..Header::default() };
+        let out = p.ends[0].with(now, |tcb, env| tcb.input(env, &Segment { hdr: &hdr, payload: b"forged" }));
+        assert_eq!(out.acceptable, taken, "{ack:?}");
+        assert_eq!(out.reply.is_some(), !taken, "a challenge ACK, or none");
+        assert_eq!(p.ends[0].tcb.readable_bytes() > 0, taken);
+    }
+}
+
+#[test]
 fn a_stale_syn_ack_is_reset_and_changes_nothing() {
     let mut e = End::new();
     let now = Instant::from_us(1_000_000);
