@@ -18,7 +18,13 @@ pub struct Turn {
 
 /// Receives what waits, up to the budget, runs the timers that are due, and sends what came of it.
 pub fn turn<D: Device>(stack: &mut Stack, device: &mut D, state: &mut DeviceState, now: Instant) -> Turn {
-    let frames = device.receive(state, TURN_BUDGET, &mut |meta, ip| stack.handle_frame(now, meta, ip));
+    let mut unknown = false;
+    let frames =
+        device.receive(state, TURN_BUDGET, &mut |meta, ip| unknown |= !stack.handle_frame(now, meta, ip));
+    if frames > 0 {
+        device.refresh(state, stack.interfaces_mut(), now, unknown);
+        device.count_drops(state, stack.counters_mut(), now);
+    }
     if stack.next_deadline().is_some_and(|deadline| deadline <= now) {
         stack.handle_timers(now);
     }

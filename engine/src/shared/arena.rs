@@ -115,9 +115,8 @@ impl Arena {
         }
         let at = map(fd, HEADER_BYTES).map_err(ArenaError::Os)?.cast::<Header>();
         // SAFETY: HEADER_BYTES of the file are there and mapped; any bytes are valid integers.
-        let (magic, header_bytes, extents) = unsafe {
-            ((*at.as_ptr()).magic, (*at.as_ptr()).header_bytes, (*at.as_ptr()).extents)
-        };
+        let (magic, header_bytes, extents) =
+            unsafe { ((*at.as_ptr()).magic, (*at.as_ptr()).header_bytes, (*at.as_ptr()).extents) };
         // SAFETY: mapped just above, not referenced any more.
         unsafe { sys::munmap(at.as_ptr().cast(), HEADER_BYTES) };
         if magic != MAGIC || header_bytes != size_of::<Header>() as u64 || extents > MAX_EXTENTS as u64 {

@@ -10,31 +10,33 @@ use crate::wire::{Header, Malformed, Sum};
 
 impl Stack {
     /// Takes a packet that starts at its IP header. What the kernel would not hand to a socket is dropped and counted.
-    pub fn handle_frame(&mut self, now: Instant, meta: &RxMeta, ip: &[u8]) {
+    ///
+    /// False: the destination is no address of this host that is known; perhaps it is new.
+    pub fn handle_frame(&mut self, now: Instant, meta: &RxMeta, ip: &[u8]) -> bool {
         let core = &mut *self.core;
         core.counters.inc(Counter::RxFrames);
         if meta.to != PacketType::Host {
             core.counters.inc(Counter::DropNotHost);
-            return;
+            return true;
         }
         let packet = match Packet::parse(ip) {
             Ok(packet) => packet,
             Err(reason) => {
                 core.counters.inc(reason_of(reason));
-                return;
+                return true;
             }
         };
         if packet.proto != PROTO_TCP {
-            return;
+            return true;
         }
         if let Err(reason) = core.interfaces.accepts(meta.ifindex, packet.src, packet.dst) {
             core.counters.inc(reason);
-            return;
+            return reason != Counter::DropNotLocal;
         }
         core.counters.inc(Counter::InSegs);
         let Ok((hdr, offset)) = Header::parse(packet.payload) else {
             core.counters.inc(Counter::InErrs);
-            return;
+            return true;
         };
         if meta.checksum == RxChecksum::Unverified {
             let sum = Sum::default()
@@ -43,7 +45,7 @@ impl Stack {
             if sum.finish() != 0 {
                 core.counters.inc(Counter::InErrs);
                 core.counters.inc(Counter::InCsumErrors);
-                return;
+                return true;
             }
         }
         let scope = if packet.src.is_link_local_v6() { meta.ifindex } else { 0 };
@@ -52,6 +54,7 @@ impl Stack {
             remote: Endpoint::with_scope(packet.src, hdr.src_port, scope),
         };
         self.demux(now, &tuple, meta, &Segment { hdr: &hdr, payload: &packet.payload[offset..] });
+        true
     }
 
     fn demux(&mut self, now: Instant, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {

@@ -60,7 +60,7 @@ impl Host {
         let mut stack = Stack::leak(600);
         stack.start([addr.0[15].into(), 7], sysctls, 4 << 20);
         let t = stack.interfaces_mut();
-        t.add_interface(Interface { ifindex: 2, mtu: 1500, ethernet: 1, ..Default::default() });
+        t.add_interface(Interface::new(2, 1500, false));
         t.add_addr(LocalAddr { addr, broadcast: Addr::v4([10, 0, 0, 255]), ifindex: 2, prefix_len: 24 });
         Host { stack, next_cookie: 1 }
     }

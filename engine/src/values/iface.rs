@@ -12,9 +12,7 @@ pub struct Interface {
     pub mtu: u32,
     /// 1 for a loopback interface.
     pub loopback: u32,
-    /// 1 where frames carry an Ethernet header.
-    pub ethernet: u32,
-    pub mac: [u8; 8],
+    _pad: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, Zeroable)]
@@ -34,6 +32,12 @@ pub struct InterfaceTable {
     addrs: [LocalAddr; MAX_LOCAL_ADDRS],
     interface_count: u32,
     addr_count: u32,
+}
+
+impl Interface {
+    pub fn new(ifindex: u32, mtu: u32, loopback: bool) -> Interface {
+        Interface { ifindex, mtu, loopback: u32::from(loopback), _pad: 0 }
+    }
 }
 
 impl InterfaceTable {
@@ -112,8 +116,8 @@ mod tests {
     #[test]
     fn refuses_what_the_kernel_refuses() {
         let mut t = InterfaceTable::zeroed();
-        t.add_interface(Interface { ifindex: 1, mtu: 65536, loopback: 1, ..Default::default() });
-        t.add_interface(Interface { ifindex: 2, mtu: 1500, ethernet: 1, ..Default::default() });
+        t.add_interface(Interface::new(1, 65536, true));
+        t.add_interface(Interface::new(2, 1500, false));
         let (us, peer) = (Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2]));
         let broadcast = Addr::v4([10, 0, 0, 255]);
         t.add_addr(LocalAddr { addr: us, broadcast, ifindex: 2, prefix_len: 24 });

@@ -37,18 +37,15 @@ pub struct RxMeta {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
 #[repr(C)]
 pub struct Path {
-    /// The interface of an Ethernet-like link whose `mac` is known; 0: through a raw IP socket, routed by the kernel.
+    /// The interface of an Ethernet-like link; 0: through a raw IP socket, routed by the kernel.
     pub ifindex: u32,
-    pub mac: [u8; 6],
-    _pad: [u8; 2],
+    /// The next hop, and our own address on the link.
+    pub peer_mac: [u8; 6],
+    pub own_mac: [u8; 6],
 }
 
 impl Path {
-    pub const ROUTED: Path = Path { ifindex: 0, mac: [0; 6], _pad: [0; 2] };
-
-    pub const fn direct(ifindex: u32, mac: [u8; 6]) -> Path {
-        Path { ifindex, mac, _pad: [0; 2] }
-    }
+    pub const ROUTED: Path = Path { ifindex: 0, peer_mac: [0; 6], own_mac: [0; 6] };
 
     pub fn is_direct(self) -> bool {
         self.ifindex != 0
