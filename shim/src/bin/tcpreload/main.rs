@@ -4,12 +4,17 @@
 //! The first argument decides: `ss` and `nstat` are the tools, everything else is the launcher's. A program of such a
 //! name is started with `tcpreload -- ss`.
 
+mod descriptors;
+mod family;
 mod launch;
+mod nstat;
 mod privilege;
 mod program;
+mod ss;
 
 use clap::Parser;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// What env(1), nice(1) and timeout(1) answer when they fail themselves, before the program could.
@@ -21,7 +26,11 @@ pub const EXIT_NOT_FOUND: u8 = 127;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    launcher(&args)
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some("ss") => tool(&args, ss::run),
+        Some("nstat") => tool(&args, nstat::run),
+        _ => launcher(&args),
+    }
 }
 
 fn launcher(args: &[OsString]) -> ExitCode {
@@ -31,8 +40,28 @@ fn launcher(args: &[OsString]) -> ExitCode {
     }
 }
 
+/// Runs one of the inspection tools on the arguments behind its name.
+fn tool<O: Parser>(args: &[OsString], run: fn(O) -> ExitCode) -> ExitCode {
+    match O::try_parse_from(&args[1..]) {
+        Ok(options) => run(options),
+        Err(usage) => usage_exit(&usage, 2),
+    }
+}
+
 fn usage_exit(usage: &clap::Error, code: u8) -> ExitCode {
     // The text goes to stdout for --help and --version, else to stderr; where it cannot be written nobody reads it.
     let _ = usage.print();
     if usage.use_stderr() { ExitCode::from(code) } else { ExitCode::SUCCESS }
+}
+
+/// Prints the output of a tool. A reader that has gone (`| head`) is no failure.
+pub fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("tcpreload: stdout: {e}");
+            ExitCode::FAILURE
+        }
+    }
 }
