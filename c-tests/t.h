@@ -1,0 +1,164 @@
+/* Helpers of the test programs. Each program prints what its calls return, by names and not by numbers that change from run
+ * to run, so that its output on the kernel's TCP and on tcpreload's can be compared line by line. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ADDR(port_) ((struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port_), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)})
+#define SA(a) ((struct sockaddr *)&(a)), sizeof(a)
+
+/* Prints a line: what was called, what it gave, and errno by name where it failed. */
+#define SAY(what, call) say(what, (long)(call))
+
+static inline const char *errname(int e) {
+    const char *name = strerrorname_np(e);
+    return name ? name : "?";
+}
+
+static inline long say(const char *what, long r) {
+    int e = errno;
+    if (r < 0)
+        printf("%s: %ld %s\n", what, r, errname(e));
+    else
+        printf("%s: %ld\n", what, r);
+    fflush(stdout);
+    return r;
+}
+
+/* As SAY for calls that give a descriptor: its number may differ, only whether it is one is printed. */
+#define SAYFD(what, call) sayfd(what, call)
+static inline int sayfd(const char *what, int fd) {
+    int e = errno;
+    if (fd < 0)
+        printf("%s: %s\n", what, errname(e));
+    else
+        printf("%s: a descriptor\n", what);
+    fflush(stdout);
+    return fd;
+}
+
+static inline void die(const char *what) {
+    printf("FATAL %s: %s\n", what, errname(errno));
+    fflush(stdout);
+    _exit(99);
+}
+
+/* Quietly, or not at all. */
+#define MUST(call)                                                                                                     \
+    ({                                                                                                                 \
+        __typeof__(call) r_ = (call);                                                                                  \
+        if (r_ < 0)                                                                                                    \
+            die(#call);                                                                                                \
+        r_;                                                                                                            \
+    })
+
+static inline const char *events(int e) {
+    static char text[8][80];
+    static int at;
+    char *t = text[at++ % 8];
+    snprintf(t, 80, "%s%s%s%s%s%s%s", e ? "" : "none ", e & POLLIN ? "IN " : "", e & POLLPRI ? "PRI " : "",
+             e & POLLOUT ? "OUT " : "", e & POLLERR ? "ERR " : "", e & POLLHUP ? "HUP " : "",
+             e & 0x2000 ? "RDHUP " : "");
+    t[strlen(t) - 1] = 0;
+    return t;
+}
+
+/* What poll says of a descriptor, waiting up to `ms` for any of `want`. */
+static inline int ready(int fd, int want, int ms) {
+    struct pollfd p = {.fd = fd, .events = want};
+    MUST(poll(&p, 1, ms));
+    return p.revents;
+}
+
+static inline void sayready(const char *what, int fd, int ms) {
+    printf("%s: %s\n", what, events(ready(fd, POLLIN | POLLPRI | POLLOUT | 0x2000, ms)));
+    fflush(stdout);
+}
+
+static inline void nap(int ms) {
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+    while (nanosleep(&t, &t) < 0)
+        ;
+}
+
+static inline int nonblocking(int fd) {
+    MUST(fcntl(fd, F_SETFL, MUST(fcntl(fd, F_GETFL)) | O_NONBLOCK));
+    return fd;
+}
+
+static inline int tcp(void) { return MUST(socket(AF_INET, SOCK_STREAM, 0)); }
+
+static inline int port_of(int fd) {
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    MUST(getsockname(fd, (struct sockaddr *)&a, &len));
+    return ntohs(a.sin_port);
+}
+
+/* A listener on a free port of 127.0.0.1. */
+static inline int listener(int backlog) {
+    int fd = tcp();
+    struct sockaddr_in a = ADDR(0);
+    MUST(bind(fd, SA(a)));
+    MUST(listen(fd, backlog));
+    return fd;
+}
+
+static inline int connected_to(int l) {
+    int fd = tcp();
+    struct sockaddr_in a = ADDR(port_of(l));
+    MUST(connect(fd, SA(a)));
+    return fd;
+}
+
+/* Both ends of a connection. */
+struct pair {
+    int l, c, s;
+};
+static inline struct pair pair(void) {
+    struct pair p;
+    p.l = listener(8);
+    p.c = connected_to(p.l);
+    p.s = MUST(accept(p.l, NULL, NULL));
+    return p;
+}
+static inline void unpair(struct pair p) {
+    close(p.c);
+    close(p.s);
+    close(p.l);
+}
+
+/* Reads until `n` bytes are there, or the end. */
+static inline long readn(int fd, void *to, size_t n) {
+    size_t got = 0;
+    while (got < n) {
+        ssize_t r = read(fd, (char *)to + got, n - got);
+        if (r < 0)
+            return got ? (long)got : r;
+        if (r == 0)
+            break;
+        got += r;
+    }
+    return got;
+}
