@@ -41,7 +41,7 @@ pub struct Options {
     log: Option<String>,
 
     /// Spin this long before a waiting thread sleeps: less latency, more CPU (TCPRELOAD_SPIN_US)
-    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    #[arg(long, value_name = "MICROSECONDS", value_parser = clap::value_parser!(u32).range(..=10_000))]
     spin_us: Option<u32>,
 
     /// The program and its arguments

@@ -1,0 +1,36 @@
+# Targets for people; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench check clean tools
+
+CARGO ?= cargo
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+build: tools ## target/release/libtcpreload.so and target/release/tcpreload
+	$(CARGO) build --release --locked
+
+demo: build ## a Python server under wrk, on the kernel's TCP and under tcpreload
+	python3 python-tests/demo.py
+
+test: build ## everything: unit, simulation, launcher and tools, programs against the kernel as oracle
+	$(CARGO) test --workspace --locked
+	python3 python-tests/run.py
+
+lint: tools ## formatting, clippy and rustdoc, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+bench: build ## echo requests and bulk, beside the kernel's TCP in the same run
+	python3 python-tests/bench.py
+
+check: lint test ## what a change has to pass
+
+clean: ## removes what was built
+	$(CARGO) clean
+
+# What the targets need and a bare Debian or Ubuntu machine has not. Nothing is done where nothing is missing.
+tools:
+	@python-tests/tools.sh

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""An HTTP server in plain sockets: port 8080 (or the first argument), listen(1024), a thread for each connection.
+
+It reads each request to its end and answers with a Content-Length; connections stay open until the client closes them.
+"""
+
+import socket
+import sys
+import threading
+
+BODY = b"Hello, world!\n"
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+def requests(connection):
+    """Whole requests, one after the other, until the client closes."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            more = connection.recv(65536)
+            if not more:
+                return
+            data += more
+        head, data = data.split(b"\r\n\r\n", 1)
+        length = 0
+        for line in head.split(b"\r\n")[1:]:
+            name, _, value = line.partition(b":")
+            if name.strip().lower() == b"content-length":
+                length = int(value)
+        while len(data) < length:
+            more = connection.recv(65536)
+            if not more:
+                return
+            data += more
+        data = data[length:]
+        yield head
+
+
+def serve(connection):
+    with connection:
+        try:
+            for _ in requests(connection):
+                connection.sendall(ANSWER)
+        except ConnectionError:
+            pass
+
+
+def main():
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("0.0.0.0", port))
+    listener.listen(1024)
+    print(f"listening on port {port}", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
