@@ -162,7 +162,9 @@ pub fn goodbye() {
         return;
     }
     let held: Vec<(RawFd, Kind)> = fdtable::ours().collect();
-    held.iter().for_each(|(fd, _)| drop(fdtable::take(*fd)));
+    for (fd, _) in &held {
+        fdtable::take(*fd);
+    }
     if release_all(rt, held.into_iter()).is_err() {
         return;
     }

@@ -48,7 +48,8 @@ unsafe fn take(table: &mut InterfaceTable, fd: i32, entry: &libc::ifaddrs) {
         }
         let Some(addr) = addr_of(entry.ifa_addr) else { return };
         let broadcast = if entry.ifa_flags & libc::IFF_BROADCAST as u32 != 0 && !entry.ifa_ifu.is_null() {
-            addr_of(entry.ifa_ifu).unwrap_or(Addr::ANY_V6)
+            // Without a broadcast address libc puts the address itself here.
+            addr_of(entry.ifa_ifu).filter(|b| *b != addr).unwrap_or(Addr::ANY_V6)
         } else {
             Addr::ANY_V6
         };

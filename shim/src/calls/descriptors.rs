@@ -8,7 +8,6 @@ use crate::fdtable::{self, Kind};
 use crate::portguard;
 use crate::runtime::{self, Runtime};
 use engine::stack::{Ready, SockId};
-use engine::sys;
 use engine::values::{Error, Instant};
 use std::os::fd::RawFd;
 
