@@ -1,7 +1,13 @@
-"""Network namespaces for tests: each fresh, empty, and gone when the test is."""
+"""Network namespaces for tests: each fresh, empty, and gone when the test is.
+
+They have no names: a namespace lives as long as the process that holds it, and that one ends with the test's standard
+input, also when the test is killed. So nothing is ever left behind that would have to be swept.
+"""
 
 import os
+import signal
 import subprocess
+import time
 
 
 class Namespace:
@@ -12,10 +18,12 @@ class Namespace:
             ["unshare", "--net", "sh", "-c", "echo up; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,
         )
         if self.holder.stdout.readline() != b"up\n":
             raise RuntimeError("unshare --net does not work here")
         self.pid = self.holder.pid
+        self.identity = os.readlink(f"/proc/{self.pid}/ns/net")
         self.call("ip", "link", "set", "lo", "up")
 
     def command(self, *words):
@@ -24,9 +32,20 @@ class Namespace:
     def call(self, *words):
         subprocess.run(self.command(*words), check=True)
 
+    def output(self, *words, timeout=60):
+        """What a command prints, standard error as well."""
+        done = subprocess.run(self.command(*words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=timeout)
+        return done.stdout
+
     def start(self, *words, **options):
         options.setdefault("stdin", subprocess.DEVNULL)
+        options.setdefault("start_new_session", True)
         return subprocess.Popen(self.command(*words), **options)
+
+    def sysctl(self, settings):
+        for name, value in settings.items():
+            self.call("sysctl", "-qw", f"{name}={value}")
 
     def kernel_counters(self):
         """What the kernel's own TCP has counted in this namespace, under the names of nstat(8)."""
@@ -40,8 +59,43 @@ class Namespace:
                         counters[group + name] = int(value)
         return counters
 
+    def listens(self, port):
+        """Whether a socket listens on that port: a listener of the kernel's or a guard of ours."""
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/{self.pid}/net/{table}") as lines:
+                next(lines)
+                for line in lines:
+                    _, local, _, state = line.split()[:4]
+                    if state == "0A" and int(local.rsplit(":", 1)[1], 16) == port:
+                        return True
+        return False
+
+    def inhabitants(self):
+        """Processes in this namespace besides its holder."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != self.pid:
+                try:
+                    if os.readlink(f"/proc/{name}/ns/net") == self.identity:
+                        found.append(int(name))
+                except OSError:
+                    pass
+        return found
+
     def close(self):
+        """Ends whatever the test has left in the namespace, and the namespace."""
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            left = self.inhabitants()
+            for pid in left:
+                try:
+                    os.kill(pid, how)
+                except ProcessLookupError:
+                    pass
+            if not left:
+                break
+            time.sleep(0.05)
         self.holder.stdin.close()
+        self.holder.stdout.close()
         self.holder.wait()
 
     def __enter__(self):
@@ -51,33 +105,58 @@ class Namespace:
         self.close()
 
 
-def join(left, right, left_address, right_address, left_name="veth0", right_name="veth0"):
+def join(left, right, left_addresses, right_addresses, left_name="veth0", right_name="veth0"):
     """A veth pair between two namespaces."""
     subprocess.run(
         ["ip", "link", "add", left_name, "netns", str(left.pid), "type", "veth"]
         + ["peer", "name", right_name, "netns", str(right.pid)],
         check=True,
     )
-    for namespace, name, address in ((left, left_name, left_address), (right, right_name, right_address)):
-        namespace.call("ip", "address", "add", address, "dev", name)
+    for namespace, name, addresses in ((left, left_name, left_addresses), (right, right_name, right_addresses)):
+        for address in addresses:
+            # No duplicate address detection: an IPv6 address would be tentative for a second.
+            namespace.call("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
         namespace.call("ip", "link", "set", name, "up")
 
 
-class Line:
-    """A server and a client with a cable between them."""
+class Loop:
+    """A server and a client on the same host, by its loopback interface."""
 
-    server_address = "10.77.1.1"
+    name = "lo"
+    server_address, server_address6 = "127.0.0.1", "::1"
 
     def __init__(self):
-        self.server, self.client = Namespace(), Namespace()
-        join(self.server, self.client, "10.77.1.1/24", "10.77.1.2/24")
+        self.server = self.client = Namespace()
+
+    def namespaces(self):
+        return [self.server]
+
+    def dropped(self):
+        return None
+
+    def close(self):
+        for namespace in self.namespaces():
+            namespace.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.client.close()
-        self.server.close()
+        self.close()
+
+
+class Line(Loop):
+    """A server and a client with a cable between them."""
+
+    name = "veth"
+    server_address, server_address6 = "10.77.1.1", "fd77:1::1"
+
+    def __init__(self):
+        self.server, self.client = Namespace(), Namespace()
+        join(self.server, self.client, ["10.77.1.1/24", "fd77:1::1/64"], ["10.77.1.2/24", "fd77:1::2/64"])
+
+    def namespaces(self):
+        return [self.client, self.server]
 
 
 class LossyLine(Line):
@@ -87,13 +166,15 @@ class LossyLine(Line):
     are single ones, so that one packet in a hundred is meant where one in a hundred is said.
     """
 
-    def __init__(self, loss_percent):
+    name = "loss"
+
+    def __init__(self, loss_percent=2):
         self.server, self.router, self.client = Namespace(), Namespace(), Namespace()
-        join(self.server, self.router, "10.77.1.1/24", "10.77.1.254/24", right_name="veth0")
-        join(self.client, self.router, "10.77.2.2/24", "10.77.2.254/24", right_name="veth1")
+        join(self.server, self.router, ["10.77.1.1/24"], ["10.77.1.254/24"], right_name="veth0")
+        join(self.client, self.router, ["10.77.2.2/24"], ["10.77.2.254/24"], right_name="veth1")
         self.server.call("ip", "route", "add", "default", "via", "10.77.1.254")
         self.client.call("ip", "route", "add", "default", "via", "10.77.2.254")
-        self.router.call("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self.router.sysctl({"net.ipv4.ip_forward": 1})
         for namespace, names in ((self.server, ["veth0"]), (self.client, ["veth0"]), (self.router, ["veth0", "veth1"])):
             for name in names:
                 namespace.call("ethtool", "-K", name, "tso", "off", "gso", "off", "gro", "off")
@@ -101,16 +182,16 @@ class LossyLine(Line):
         self.router.call("nft", "add table ip loss; add chain ip loss forward { type filter hook forward priority 0; };"
                          f" add rule ip loss forward {rule}")
 
+    def namespaces(self):
+        return [self.client, self.router, self.server]
+
     def dropped(self):
         """Packets that the router has dropped."""
-        listing = subprocess.run(self.router.command("nft", "list", "chain", "ip", "loss", "forward"),
-                                 check=True, capture_output=True, text=True).stdout
+        listing = self.router.output("nft", "list", "chain", "ip", "loss", "forward")
         return int(listing.split("counter packets ")[1].split()[0])
 
-    def __exit__(self, *_):
-        self.client.close()
-        self.router.close()
-        self.server.close()
+
+LINKS = {link.name: link for link in (Loop, Line, LossyLine)}
 
 
 def become_root_of_a_namespace(argv):

@@ -1,0 +1,105 @@
+"""Ordinary programs on the kernel's TCP and under tcpreload: they have to print the same.
+
+A `Case` names a program that holds both ends (`alone`), or a server and a client, and where they run: over which links,
+on which stacks, with which privileges. The kernel's own output is the oracle of all the others.
+"""
+
+import threading
+
+import net
+from harness import Failed, Side, Test, check_stacks, compare, stage
+
+# Which stack serves which end: server, client.
+MODES = {
+    "kernel-kernel": (False, False),
+    "tcpreload-kernel": (True, False),
+    "kernel-tcpreload": (False, True),
+    "tcpreload-tcpreload": (True, True),
+}
+
+
+class Case:
+    def __init__(self, name, alone=None, server=None, client=None, links=None, modes=tuple(MODES), privileges=("root",),
+                 sysctls=None, timeout=60, port=None, stops=False, opens=("server", "client"), slow=False, retransmits=False):
+        self.name, self.alone, self.server, self.client = name, alone, server, client
+        self.links = links or (("lo",) if alone else ("lo", "veth"))
+        self.modes, self.privileges, self.sysctls = modes, privileges, sysctls or {}
+        self.timeout, self.port, self.stops, self.opens, self.slow = timeout, port, stops, opens, slow
+        self.retransmits = retransmits
+        self.oracles, self.lock = {}, threading.Lock()
+
+    def tests(self):
+        for link in self.links:
+            for privilege in self.privileges:
+                for mode, stacks in MODES.items():
+                    if mode not in self.modes or (self.alone and stacks[0] != stacks[1]):
+                        continue
+                    # Privileges are nothing to the kernel's own TCP.
+                    if stacks == (False, False) and privilege != self.privileges[0]:
+                        continue
+                    name = ("kernel", "tcpreload")[stacks[0]] if self.alone else mode
+                    label = f"{name} {link}" + ("" if privilege == "root" else f" {privilege}")
+                    yield Test(self.name, label, lambda s=stacks, l=link, p=privilege: self.check(l, p, s), self.slow)
+
+    def oracle(self, link):
+        """What the kernel's TCP makes the program print."""
+        with self.lock:
+            if link not in self.oracles:
+                self.oracles[link] = self.run(link, "root", (False, False))
+                for text in self.oracles[link][0]:
+                    if "HANGS" in text or "\nEXIT" in "\n" + text:
+                        raise Failed("on the kernel's own TCP:\n" + text)
+            return self.oracles[link]
+
+    def check(self, link, privilege, stacks):
+        expected, note = self.oracle(link)
+        if stacks == (False, False):
+            return note
+        outputs, note = self.run(link, privilege, stacks, expected)
+        return note
+
+    def run(self, link, privilege, stacks, expected=None):
+        """One run; its outputs, compared with what was expected, and a note about who served."""
+        with net.LINKS[link]() as line:
+            for namespace in {line.server, line.client}:
+                namespace.sysctl(self.sysctls)
+            if self.alone:
+                side = Side(line.server, stage().command(self.alone), stacks[0], privilege)
+                sides = [(side, self.opens)]
+                outputs = [side.finish(self.timeout)]
+            else:
+                server = Side(line.server, stage().command(self.server, server=line.server_address), stacks[0], privilege)
+                if self.port:
+                    server.wait_for_port(self.port)
+                else:
+                    server.wait_for_line()
+                client = Side(line.client, stage().command(self.client, server=line.server_address), stacks[1], privilege)
+                sides = [(server, ("server",)), (client, ("client",))]
+                output = client.finish(self.timeout)
+                if self.stops:
+                    outputs = [output, server.stop()]
+                else:
+                    outputs = [output, server.finish(10)]
+            if expected:
+                for who, oracle, output in zip(("",) if self.alone else ("client: ", "server: "), expected, outputs):
+                    compare(oracle, output, who)
+            notes = []
+            for namespace in dict.fromkeys((line.server, line.client)):
+                here = [(side, roles) for side, roles in sides if side.namespace is namespace]
+                notes.append(check_stacks(namespace, here))
+            notes += self.loss(line, sides)
+        return outputs, "; ".join(filter(None, notes))
+
+    def loss(self, line, sides):
+        """Where packets were to be lost, some were, and were sent again."""
+        if line.dropped() is None:
+            return []
+        dropped, again = line.dropped(), {}
+        for side, _ in sides:
+            source = side.counters() if side.shim else side.namespace.kernel_counters()
+            again["tcpreload" if side.shim else "kernel"] = source.get("TcpRetransSegs", 0)
+        if not dropped:
+            raise Failed("the router has dropped nothing")
+        if not any(again.values()):
+            raise Failed(f"the router has dropped {dropped} packets, and nobody has sent one again")
+        return [f"router dropped {dropped}", "retransmitted " + ", ".join(f"{n} by {who}" for who, n in again.items())]
