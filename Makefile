@@ -1,15 +1,17 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench check clean tools
+.PHONY: help build demo test oracle apps lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
+# Tests run as they are: no byte code beside the sources.
+export PYTHONDONTWRITEBYTECODE := 1
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 build: tools ## target/release/libtcpreload.so and target/release/tcpreload
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --workspace
 
 demo: build ## a Python server under wrk, on the kernel's TCP and under tcpreload
 	python3 python-tests/demo.py
@@ -18,10 +20,17 @@ test: build ## everything: unit, simulation, launcher and tools, programs agains
 	$(CARGO) test --workspace --locked
 	python3 python-tests/run.py
 
+oracle: build ## only the programs; ARGS="-k epoll -v" chooses (python-tests/run.py --help)
+	python3 python-tests/run.py $(ARGS)
+
+apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every server with every client
+	python3 python-tests/run.py --all
+
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	python3 -W error -c 'import ast, pathlib; [ast.parse(p.read_text(), str(p)) for p in pathlib.Path("python-tests").rglob("*.py")]'
 
 bench: build ## echo requests and bulk, beside the kernel's TCP in the same run
 	python3 python-tests/bench.py

@@ -1,33 +1,30 @@
 #!/usr/bin/env python3
-"""The demonstration: server.py on the kernel's TCP and under tcpreload, each visited by curl and by wrk, side by side."""
+"""The demonstration: server.py on the kernel's TCP and under tcpreload, each visited by curl and by wrk, side by side.
+
+Server and client are in network namespaces of their own with a cable between them, so that nothing else on the machine is
+touched or counted. The exit status says whether tcpreload has served as well as the kernel: the same answer, no errors that
+the kernel has not, and not one connection opened by the kernel.
+
+    demo.py [SECONDS]
+"""
 
 import json
 import re
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-TCPRELOAD = HERE.parent / "target" / "release" / "tcpreload"
+import net
+from harness import RELEASE, Side, stage
+
 PORT = 8080
-SECONDS = 5
 CONNECTIONS = 128
+KERNEL_TITLE = "on the kernel's TCP"
+KERNEL_OPENS, OWN_OPENS = "kernel's TcpPassiveOpens", "tcpreload's TcpPassiveOpens"
 
 
-def kernel_passive_opens():
-    lines = Path("/proc/net/snmp").read_text().splitlines()
-    names, values = (line.split() for line in lines if line.startswith("Tcp:"))
-    return int(values[names.index("PassiveOpens")])
-
-
-def output_of(*words):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip()
-
-
-def wrk():
-    text = output_of("wrk", "-t2", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", f"http://127.0.0.1:{PORT}/")
+def wrk(line, seconds):
+    text = line.client.output("wrk", "-t2", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency",
+                              f"http://{line.server_address}:{PORT}/", timeout=seconds + 30)
     find = lambda pattern: (re.search(pattern, text) or [None, "-"])[1]
     errors = re.search(r"Socket errors: (.*)", text)
     other = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
@@ -39,52 +36,69 @@ def wrk():
     }
 
 
-def visit(prefix):
+def visit(shim, seconds):
     """Starts the server, visits it, stops it; what was seen."""
-    before = kernel_passive_opens()
-    server = subprocess.Popen(
-        [*prefix, sys.executable, HERE / "server.py", str(PORT)], stdout=subprocess.PIPE, text=True
-    )
+    with net.Line() as line:
+        server = Side(line.server, stage().command(["py:server.py", PORT]), shim)
+        server.wait_for_line()
+        seen = {"curl": line.client.output("curl", "-sS", "--max-time", "10",
+                                           f"http://{line.server_address}:{PORT}/").strip()}
+        seen |= wrk(line, seconds)
+        kernel = line.server.kernel_counters()
+        own = server.counters()
+        seen[KERNEL_OPENS] = f"+{kernel['TcpPassiveOpens']}"
+        seen["kernel's TcpInSegs"] = f"+{kernel['TcpInSegs']}"
+        seen[OWN_OPENS] = f"+{own['TcpPassiveOpens']}" if own else "-"
+        seen["tcpreload's TcpInSegs"] = f"+{own['TcpInSegs']}" if own else "-"
+        listing = ("ss -ltn", line.server.output("ss", "-ltn"))
+        if shim:
+            done = subprocess.run([stage().tcpreload, "ss", "-l", "-p", "--pid", str(server.process.pid)],
+                                  capture_output=True, text=True)
+            listing = ("tcpreload ss -lp", done.stdout + done.stderr)
+        server.stop()
+        return seen, listing
+
+
+def verdict(kernel, own):
+    """What is wrong with the second run, sentence by sentence."""
+    wrong = []
+    if own["curl"] != kernel["curl"]:
+        wrong.append(f"curl got {own['curl']!r}, and {kernel['curl']!r} from the kernel's TCP.")
+    if own["errors"] != "none" and kernel["errors"] == "none":
+        wrong.append(f"wrk saw errors: {own['errors']}.")
+    if own["requests/s"] in ("-", "0.00"):
+        wrong.append("wrk got no answers.")
+    if own[KERNEL_OPENS] != "+0":
+        wrong.append(f"The kernel has accepted connections: {own[KERNEL_OPENS]}.")
+    if own[OWN_OPENS] in ("-", "+0"):
+        wrong.append("tcpreload has accepted no connection.")
+    return wrong
+
+
+def main(seconds=5):
+    net.become_root_of_a_namespace([sys.executable, *sys.argv])
+    if not (RELEASE / "tcpreload").exists():
+        raise SystemExit("target/release/tcpreload is missing: make build")
+    print(f"python-tests/server.py, unmodified, port {PORT}, under wrk -t2 -c{CONNECTIONS} -d{seconds}s\n", flush=True)
+    kernel, kernel_listing = visit(False, seconds)
+    own, own_listing = visit(True, seconds)
+    print(f"{'':<30}{KERNEL_TITLE:<24}under tcpreload")
+    for name in kernel:
+        print(f"{name:<30}{kernel[name]:<24}{own[name]}")
     try:
-        if not server.stdout.readline():
-            raise SystemExit(f"the server did not start (is port {PORT} free?)")
-        seen = {"curl": output_of("curl", "-sS", "--max-time", "10", f"http://127.0.0.1:{PORT}/")}
-        seen |= wrk()
-        seen["kernel's TcpPassiveOpens"] = f"+{kernel_passive_opens() - before}"
-        if prefix:
-            seen |= look_into(server.pid)
-        return seen
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def look_into(pid):
-    counters = json.loads(output_of(TCPRELOAD, "nstat", "--json", "--pid", pid))
-    listeners = output_of(TCPRELOAD, "ss", "-l", "-p", "--pid", pid)
-    return {
-        "tcpreload's TcpPassiveOpens": f"+{counters['TcpPassiveOpens']}",
-        "tcpreload's TcpRetransSegs": str(counters["TcpRetransSegs"]),
-        "listeners": listeners,
-    }
-
-
-def main():
-    print(f"python-tests/server.py, unmodified, under wrk -t2 -c{CONNECTIONS} -d{SECONDS}s\n", flush=True)
-    columns = [("on the kernel's TCP", visit([]))]
-    time.sleep(0.5)
-    columns.append(("under tcpreload", visit([TCPRELOAD, "--strict"])))
-    listeners = columns[1][1].pop("listeners")
-    rows = list(dict.fromkeys(name for _, seen in columns for name in seen))
-    print(f"{'':<28}" + "".join(f"{title:<24}" for title, _ in columns))
-    for name in rows:
-        print(f"{name:<28}" + "".join(f"{seen.get(name, '-'):<24}" for _, seen in columns))
-    print(f"\n$ tcpreload ss -lp\n{listeners}")
-    kernel, own = (seen for _, seen in columns)
-    good = own["errors"] == "none" and own["curl"] == kernel["curl"] and own["kernel's TcpPassiveOpens"] == "+0"
-    print("\n" + ("tcpreload served every connection of the second run." if good else "Something is wrong: see above."))
-    return 0 if good else 1
+        print(f"{'requests/s, ratio':<54}{float(own['requests/s']) / float(kernel['requests/s']):.2f}")
+    except (ValueError, ZeroDivisionError):
+        pass
+    for command, text in (kernel_listing, own_listing):
+        print(f"\n$ {command}\n" + "\n".join(text.strip().splitlines()[:4]))
+    wrong = verdict(kernel, own)
+    if wrong:
+        print("\nSomething is wrong. " + " ".join(wrong))
+        return 1
+    print(f"\nThe first run was served by the kernel: it opened {kernel[KERNEL_OPENS][1:]} connections. "
+          f"The second was served by tcpreload: it opened {own[OWN_OPENS][1:]}, and the kernel none.")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(int, sys.argv[1:2])))

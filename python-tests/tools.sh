@@ -1,5 +1,7 @@
 #!/bin/sh
 # Installs what the build, the demonstration and the tests need, where it is missing: Debian and Ubuntu.
+#
+# Servers that come with the packages (nginx, redis) are not started: the tests run their own, in their own namespaces.
 set -e
 
 missing=
@@ -7,27 +9,47 @@ need() { # program package
     command -v "$1" >/dev/null 2>&1 || PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
 }
 need cc gcc
+need make make
 need python3 python3
 need curl curl
+need wget wget
 need wrk wrk
+need ab apache2-utils
+need nginx nginx-light
+need redis-server redis-server
+need redis-benchmark redis-tools
 need ip iproute2
 need nft nftables
 need ethtool ethtool
+need sysctl procps
+need tcpdump tcpdump
 need setpriv util-linux
 need setcap libcap2-bin
+[ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
 if [ -n "$missing" ]; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root=sudo
     echo "installing:$missing"
+    # Debian starts what it installs unless a policy forbids it. Ours is there for the time of the installation only.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then
+        printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+        $as_root chmod 755 $policy
+        trap '$as_root rm -f $policy' EXIT
+    fi
     $as_root apt-get update -qq
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing libc6-dev >/dev/null
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
 fi
 # The oldest Rust that will do is said in Cargo.toml.
-wanted=$(sed -n 's/^rust-version = "1\.\(.*\)"/\1/p' Cargo.toml)
+wanted=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
 PATH="$HOME/.cargo/bin:$PATH"
 have=$(rustc --version 2>/dev/null | sed -n 's/^rustc 1\.\([0-9]*\).*/\1/p')
 if [ "${have:-0}" -lt "$wanted" ] || ! command -v cargo >/dev/null 2>&1; then
-    echo "installing: Rust, by rustup into $HOME/.cargo"
-    curl -sSf --proto '=https' https://sh.rustup.rs | sh -s -- -y -q --profile minimal -c rustfmt -c clippy
+    if ! command -v rustup >/dev/null 2>&1; then
+        echo "Rust 1.$wanted or later is needed (rustc and cargo; see the site of the Rust project)" >&2
+        exit 1
+    fi
+    echo "installing: Rust, by rustup"
+    rustup toolchain install stable --profile minimal -c rustfmt -c clippy
 fi
