@@ -232,6 +232,97 @@ pub fn ppoll(
     unsafe { sys!(SYS_ppoll, fds.as_mut_ptr(), fds.len(), time_at, mask_at, 8) }
 }
 
+/// What poll says of one descriptor now.
+pub fn poll_one(fd: RawFd, events: i16) -> i16 {
+    let mut fds = [libc::pollfd { fd, events, revents: 0 }];
+    match ppoll(&mut fds, Some(core::time::Duration::ZERO), None) {
+        Ok(_) => fds[0].revents,
+        Err(_) => 0,
+    }
+}
+
+/// An epoll_ctl that adds nothing: a removal, or a question whether `epfd` is an epoll descriptor.
+pub fn epoll_ctl(epfd: RawFd, op: c_int, fd: RawFd) -> SysResult<()> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: the event is a local.
+    unsafe { sys!(SYS_epoll_ctl, epfd, op, fd, &raw mut event) }.map(drop)
+}
+
+/// Whether `fd` is an epoll descriptor: only those can be asked with no time and one event.
+pub fn is_epoll(fd: RawFd) -> bool {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // Zero events is EINVAL for all; one event is EINVAL for what is not an epoll descriptor. It may take an event off an
+    // edge-triggered set, so callers ask only of descriptors that are new to them.
+    // SAFETY: room for one event.
+    !matches!(unsafe { epoll_pwait(fd, &raw mut event, 1, 0, None) }, Err(libc::EINVAL | libc::EBADF))
+}
+
+/// epoll_pwait(2); -1 waits for ever.
+///
+/// # Safety
+/// `events` has room for `max` events.
+pub unsafe fn epoll_pwait(
+    epfd: RawFd,
+    events: *mut libc::epoll_event,
+    max: c_int,
+    timeout_ms: c_int,
+    mask: Option<u64>,
+) -> SysResult<usize> {
+    let mask_at = mask.as_ref().map_or(null(), core::ptr::from_ref);
+    // SAFETY: the caller's contract; the mask is null or a local.
+    unsafe { sys!(SYS_epoll_pwait, epfd, events, max, timeout_ms, mask_at, 8) }
+}
+
+/// Waits until a descriptor is ready, whatever signals come.
+pub fn poll_until(fd: RawFd, events: i16) {
+    let mut fds = [libc::pollfd { fd, events, revents: 0 }];
+    while ppoll(&mut fds, None, None) == Err(libc::EINTR) {}
+}
+
+pub fn lseek(fd: RawFd, offset: i64, whence: c_int) -> SysResult<usize> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_lseek, fd, offset, whence) }
+}
+
+pub fn pread(fd: RawFd, out: &mut [u8], offset: u64) -> SysResult<usize> {
+    // SAFETY: the slice is writable for its length.
+    unsafe { sys!(SYS_pread64, fd, out.as_mut_ptr(), out.len(), offset) }
+}
+
+pub fn pipe(out: &mut [RawFd; 2]) -> SysResult<()> {
+    // SAFETY: room for two descriptors.
+    unsafe { sys!(SYS_pipe2, out.as_mut_ptr(), libc::O_CLOEXEC) }.map(drop)
+}
+
+pub fn dup3(fd: RawFd, new: RawFd, flags: c_int) -> SysResult<RawFd> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_dup3, fd, new, flags) }.map(fd_of)
+}
+
+pub fn close_range(first: u32, last: u32, flags: u32) -> SysResult<()> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_close_range, first, last, flags) }.map(drop)
+}
+
+/// fork(2) without libc's handlers; 0 in the child.
+///
+/// # Safety
+/// The child must restrict itself to what is safe with memory as it was in a process that may have had other threads.
+pub unsafe fn fork() -> SysResult<i32> {
+    // SAFETY: no new stack, no pointers; the caller's contract.
+    unsafe { sys!(SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) }.map(|pid| pid as i32)
+}
+
+/// Every signal back to its default, so that no handler of the program runs.
+pub fn default_signals() {
+    // struct kernel_sigaction: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let action = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the struct is a local; SIGKILL and SIGSTOP are refused.
+        let _ = unsafe { sys!(SYS_rt_sigaction, signal, action.as_ptr(), 0, 8) };
+    }
+}
+
 pub fn eventfd(value: u32, flags: c_int) -> SysResult<RawFd> {
     // SAFETY: no pointers.
     unsafe { sys!(SYS_eventfd2, value, flags) }.map(fd_of)
@@ -375,6 +466,49 @@ pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     let moved = moved?;
     close(fd)?;
     Ok(fd_of(moved))
+}
+
+/// Whether the byte at `at` of this process can be read: asked of the kernel, so that a bad address is an answer and not
+/// a fault.
+pub fn probe_read(at: usize) -> bool {
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: core::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: 1 };
+    // SAFETY: the kernel copies one byte into a local, or refuses.
+    unsafe {
+        sys!(
+            SYS_process_vm_readv,
+            getpid(),
+            core::ptr::from_ref(&local),
+            1,
+            core::ptr::from_ref(&remote),
+            1,
+            0
+        )
+    }
+    .is_ok()
+}
+
+/// Whether the byte at `at` can be written: the kernel is asked to write what is there already. The caller is about to
+/// write there, so nobody else should be.
+pub fn probe_write(at: usize) -> bool {
+    let mut byte = 0u8;
+    let local = libc::iovec { iov_base: core::ptr::from_mut(&mut byte).cast(), iov_len: 1 };
+    let remote = libc::iovec { iov_base: at as *mut c_void, iov_len: 1 };
+    // SAFETY: the kernel copies one byte out of the program's memory and back, or refuses.
+    unsafe {
+        let (l, r) = (core::ptr::from_ref(&local), core::ptr::from_ref(&remote));
+        sys!(SYS_process_vm_readv, getpid(), l, 1, r, 1, 0).is_ok()
+            && sys!(SYS_process_vm_writev, getpid(), l, 1, r, 1, 0).is_ok()
+    }
+}
+
+/// Ends this process at once.
+pub fn exit_group(status: c_int) -> ! {
+    loop {
+        // SAFETY: does not return.
+        let _ = unsafe { sys!(SYS_exit_group, status) };
+    }
 }
 
 /// A `sockaddr_in`/`sockaddr_in6` or other C struct as bytes, for the calls above.

@@ -1,1 +1,35 @@
 //! The preload library of tcpreload: libc's socket calls, answered by the engine.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `hooks/` | one file per door: the overridden symbols, each a line that asks whose descriptor it is |
+//! | `calls/` | what a call on one of our sockets does: C in, one or two engine calls, C out |
+//! | `fdtable` | whose descriptor is it? |
+//! | `runtime` | this process's arena, and the way in and out of its lock |
+//! | `wait`, `block` | sleeping: whoever waits, drives |
+//! | `epoll`, `poll` | readiness of our sockets and of others in one set |
+//! | `portguard` | kernel sockets that keep the kernel silent on our ports |
+//! | `process` | fork, exec, exit |
+//! | `abi`, `errno` | user memory, C structs, errno |
+//! | `config`, `log` | environment, sysctls, log records |
+//!
+//! Rules inside of this library: no libc function that it overrides is called (system calls go through `engine::sys`, the
+//! real functions through redhook's `real!`), no lock is held while a thread sleeps, and nothing at all happens when it is
+//! loaded: most processes that load it never open a TCP socket.
+
+mod abi;
+mod block;
+mod calls;
+mod config;
+mod epoll;
+mod errno;
+mod fdtable;
+#[cfg(not(test))]
+mod hooks;
+mod log;
+mod poll;
+mod portguard;
+mod process;
+mod runtime;
+mod signals;
+mod wait;

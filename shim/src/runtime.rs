@@ -9,8 +9,9 @@
 
 use crate::config::Config;
 use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use engine::device::{Device, PacketDevice};
+use engine::device::{Device, PacketDevice, WINDOW_LIMIT};
 use engine::driver::{self, Turn};
 use engine::shared::arena::{Arena, Guard};
 use engine::shared::{RoleWords, Words};
@@ -18,7 +19,6 @@ use engine::stack::{Stack, Wake, WakeKind};
 use engine::sys;
 use engine::values::limits::MAX_WAITERS;
 use engine::values::{Error, Instant};
-use core::mem::ManuallyDrop;
 use parking_lot::Mutex;
 use std::os::fd::RawFd;
 
@@ -35,6 +35,8 @@ pub enum Fallback {
     NoDevice(i32),
     /// The arena could not be made, with the errno.
     NoArena(i32),
+    /// The environment says something wrong; it was told.
+    BadConfig,
 }
 
 impl core::fmt::Display for Fallback {
@@ -43,6 +45,7 @@ impl core::fmt::Display for Fallback {
         match self {
             Fallback::NoCapability => f.write_str("no CAP_NET_RAW, TCP runs on the kernel"),
             Fallback::NoDevice(e) => write!(f, "no packet sockets ({}), TCP runs on the kernel", os(e)),
+            Fallback::BadConfig => f.write_str("bad settings, TCP runs on the kernel"),
             Fallback::NoArena(e) => write!(f, "no memory for the stack ({}), TCP runs on the kernel", os(e)),
         }
     }
@@ -88,6 +91,7 @@ pub fn attach() -> Result<&'static Runtime, Fallback> {
     }
     match Runtime::create() {
         Ok(runtime) => {
+            crate::process::arrange_goodbye();
             let runtime: &'static Runtime = Box::leak(Box::new(runtime));
             ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
             Ok(runtime)
@@ -99,26 +103,27 @@ pub fn attach() -> Result<&'static Runtime, Fallback> {
     }
 }
 
-/// Why `attach` failed earlier, if it did.
-pub fn fallback() -> Option<Fallback> {
-    *FAILED.lock()
-}
-
 impl Runtime {
     fn create() -> Result<Runtime, Fallback> {
-        let config = Config::read();
+        crate::log::start();
+        let config = Config::read().map_err(|text| {
+            crate::log::tell(&text);
+            Fallback::BadConfig
+        })?;
+        crate::fdtable::start().map_err(Fallback::NoArena)?;
+        let mut device = PacketDevice::open().map_err(|errno| match errno {
+            libc::EPERM | libc::EACCES => Fallback::NoCapability,
+            errno => Fallback::NoDevice(errno),
+        })?;
         let arena = Arena::create().map_err(|e| match e {
             engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
             engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
         })?;
-        let mut guard = arena.lock().ok_or(Fallback::NoArena(libc::EDEADLK))?;
-        let device = PacketDevice::open(guard.device).map_err(|errno| match errno {
-            libc::EPERM | libc::EACCES => Fallback::NoCapability,
-            errno => Fallback::NoDevice(errno),
-        })?;
-        guard.stack.start(sys::random_seed(), config.sysctls);
-        device.refresh_interfaces(guard.stack.interfaces_mut());
+        let guard = arena.lock().ok_or(Fallback::NoArena(libc::EDEADLK))?;
+        guard.stack.start(sys::random_seed(), config.sysctls, WINDOW_LIMIT);
+        device.refresh(guard.device, guard.stack.interfaces_mut(), sys::monotonic_now(), true);
         drop(guard);
+        arena.words().role.processes.store(1, Ordering::Release);
         let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
         let poll_fds = device.poll_fds().to_vec();
         Ok(Runtime { arena, device: UnsafeCell::new(device), poll_fds, event_fds, config })
@@ -168,6 +173,49 @@ impl Runtime {
             || unsafe { (*self.device.get()).owns_fd(fd) }
     }
 
+    /// A free eventfd of the pool.
+    pub fn claim_event_fd(&self) -> Option<u16> {
+        let pool = &self.role().event_fds;
+        let mut used = pool.load(Ordering::Relaxed);
+        loop {
+            let n = (!used).trailing_zeros();
+            if n as usize >= self.event_fds.len() {
+                return None;
+            }
+            match pool.compare_exchange_weak(used, used | 1 << n, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Some(n as u16),
+                Err(now) => used = now,
+            }
+        }
+    }
+
+    pub fn give_event_fd(&self, n: Option<u16>) {
+        if let Some(n) = n {
+            self.role().event_fds.fetch_and(!(1 << n), Ordering::AcqRel);
+        }
+    }
+
+    /// Takes what was rung off an eventfd.
+    pub fn drain_event_fd(&self, n: u16) {
+        if let Some(&fd) = self.event_fds.get(n as usize) {
+            // Not readable: nobody rang.
+            let _ = sys::read(fd, &mut [0; 8]);
+        }
+    }
+
+    /// Every descriptor of the engine in this process, guards aside.
+    pub fn own_fds(&self) -> Vec<RawFd> {
+        // SAFETY: the descriptors of a device are fixed when it is made.
+        let device = unsafe { &*self.device.get() };
+        device.all_fds().chain(self.event_fds.iter().copied()).chain([self.arena.fd()]).collect()
+    }
+
+    /// Asks the kernel how `dst` is reached.
+    pub fn route(&self, dst: engine::values::Addr, scope: u32) -> Result<engine::stack::Route, i32> {
+        // SAFETY: routing touches no state of the device.
+        unsafe { (*self.device.get()).route(dst, scope) }
+    }
+
     fn wake(&self, wake: Wake) {
         let Some(word) = self.waiter_words().get(wake.waiter as usize) else { return };
         if word.swap(1, Ordering::Release) != 0 {
@@ -200,11 +248,7 @@ pub struct Locked<'a> {
     now: Instant,
 }
 
-impl<'a> Locked<'a> {
-    pub fn runtime(&self) -> &'a Runtime {
-        self.runtime
-    }
-
+impl Locked<'_> {
     pub fn stack(&mut self) -> &mut Stack {
         self.guard.stack
     }
@@ -231,20 +275,38 @@ impl<'a> Locked<'a> {
     /// Receives, runs timers, sends.
     pub fn turn(&mut self) -> Turn {
         self.now = sys::monotonic_now();
-        driver::turn(self.guard.stack, self.device, self.guard.device, self.now)
+        let guard = &mut *self.guard;
+        driver::turn(guard.stack, self.device, guard.device, self.now)
     }
 
     /// A turn, if there is anything to do in one: frames in the ring or a timer that is due.
-    pub fn turn_if_due(&mut self) {
-        if self.frames_waiting() || self.guard.stack.next_deadline().is_some_and(|d| d <= sys::monotonic_now()) {
+    ///
+    /// True: it was taken.
+    pub fn turn_if_due(&mut self) -> bool {
+        let due = self.frames_waiting()
+            || self.guard.stack.next_deadline().is_some_and(|d| d <= sys::monotonic_now());
+        if due {
             self.turn();
         }
+        due
     }
 
     /// Sends what the stack has to send.
     pub fn flush(&mut self) {
         let now = self.now();
         driver::send(self.guard.stack, self.device, now);
+    }
+
+    /// Gives the lock back for the time of `during`, and takes it again.
+    pub fn unlocked<T>(&mut self, during: impl FnOnce() -> T) -> T {
+        self.leave();
+        let result = during();
+        // Taken by this thread before, and given back: it can be had again.
+        if let Some(guard) = self.runtime.arena.lock() {
+            self.guard = ManuallyDrop::new(guard);
+        }
+        self.now = Instant::ZERO;
+        result
     }
 
     fn settle(&mut self) {
@@ -267,8 +329,9 @@ impl<'a> Locked<'a> {
 /// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
 const WAKE_BATCH: usize = 64;
 
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
+impl Locked<'_> {
+    /// The way out; see the head of this file.
+    fn leave(&mut self) {
         self.settle();
         let mut wakes = [None; WAKE_BATCH];
         let mut count = 0;
@@ -281,11 +344,17 @@ impl Drop for Locked<'_> {
             }
         }
         let next_deadline = self.guard.stack.next_deadline();
-        // SAFETY: taken once, here; the guard is not used again.
+        // SAFETY: the guard is not used again before it is replaced.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
         for wake in wakes.iter().take(count).flatten() {
             self.runtime.wake(*wake);
         }
         crate::wait::notify_driver_if_earlier(self.runtime, next_deadline);
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }

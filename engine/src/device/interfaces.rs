@@ -1,17 +1,11 @@
 //! What the kernel knows of interfaces, addresses and routes.
 
+use crate::stack::Route;
 use crate::sys;
 use crate::values::iface::{Interface, InterfaceTable, LocalAddr};
 use crate::values::{Addr, Family};
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
-
-/// How a destination is reached.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    pub source: Addr,
-    pub mtu: u32,
-}
 
 /// Fills `table` anew; leaves it as it is when the kernel does not answer.
 ///

@@ -24,7 +24,7 @@ mod interfaces;
 mod ring;
 mod transmit;
 
-use crate::stack::{TxPacket, TxSink};
+use crate::stack::{Route, TxPacket, TxSink};
 use crate::sys;
 use crate::values::link::PacketType;
 use crate::values::{Addr, Counter, Counters, Family, Instant, InterfaceTable, PortSet, RxMeta};
@@ -33,7 +33,7 @@ use ring::{Ring, Shape};
 use std::os::fd::RawFd;
 use transmit::Transmitter;
 
-pub use interfaces::Route;
+pub use interfaces::sockaddr;
 
 /// What of a device is shared by the processes of a family.
 #[derive(Zeroable)]

@@ -28,5 +28,9 @@ pub struct RoleWords {
     pub deputy: AtomicU32,
     /// Counts hand-overs, to tell churn from rest.
     pub turns: AtomicU32,
-    pub spare: [AtomicU64; 8],
+    /// Eventfds of the pool in use, one bit each.
+    pub event_fds: AtomicU64,
+    /// Processes that belong to the family.
+    pub processes: AtomicU32,
+    pub spare: [AtomicU32; 13],
 }

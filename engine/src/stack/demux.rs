@@ -61,7 +61,7 @@ impl Stack {
         let mut iss = None;
         if let Some(id) = self.find_conn(tuple) {
             let tcb = &self.conns[id].tcb;
-            let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple.local).is_some();
+            let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple).is_some();
             if !takes_over {
                 self.conn_input(now, id, meta, seg);
                 return;
@@ -71,7 +71,7 @@ impl Stack {
         }
         if let Some(id) = self.find_request(tuple) {
             self.request_input(now, id, meta, seg);
-        } else if let Some(id) = self.find_listener(tuple.local) {
+        } else if let Some(id) = self.find_listener(tuple) {
             self.listener_input(now, id, tuple, meta, seg, iss);
         } else {
             self.unclaimed(tuple, meta, seg);

@@ -93,7 +93,10 @@ impl Stack {
             SocketPhase::Unconnected => {}
         }
         let local = s.local;
-        let taken = core.by_port.find(&self.sockets, u64::from(local.port), |l| l.local == local);
+        let shares = s.options.reuse_port;
+        let taken = core.by_port.find(&self.sockets, u64::from(local.port), |l| {
+            l.local == local && !(shares && l.options.reuse_port)
+        });
         if taken.is_some() {
             return Err(Error::AddressInUse);
         }
@@ -131,7 +134,31 @@ impl Stack {
     }
 
     /// The listener for packets to `local`: a specific address before a wildcard, IPv4's before IPv6's.
-    pub(super) fn find_listener(&self, local: Endpoint) -> Option<SockId> {
+    /// Of an SO_REUSEPORT group, the one that the hash of the connection falls on.
+    pub(super) fn find_listener(&self, tuple: &FourTuple) -> Option<SockId> {
+        let first = self.first_listener(tuple.local)?;
+        let s = &self.sockets[first];
+        if !s.options.reuse_port {
+            return Some(first);
+        }
+        let port = u64::from(tuple.local.port);
+        let local = s.local;
+        let mut group = 0;
+        self.core.by_port.find(&self.sockets, port, |l| {
+            group += u64::from(l.local == local);
+            false
+        });
+        let mut left = self.core.key.of_tuple(tuple, 5) % group.max(1);
+        self.core.by_port.find(&self.sockets, port, |l| {
+            l.local == local
+                && (left == 0 || {
+                    left -= 1;
+                    false
+                })
+        })
+    }
+
+    fn first_listener(&self, local: Endpoint) -> Option<SockId> {
         let port = u64::from(local.port);
         let find = |matches: &dyn Fn(&super::Socket) -> bool| {
             self.core.by_port.find(&self.sockets, port, |s| s.local.port == local.port && matches(s))

@@ -134,6 +134,12 @@ pub enum ByCookie {}
 /// The index of listeners by port.
 pub enum ByPort {}
 
+impl Conn {
+    fn watch_acks(&mut self) {
+        self.no_space = true;
+    }
+}
+
 impl Linked<Accept> for Conn {
     fn links(&self) -> &Links<Self> {
         &self.accept_links

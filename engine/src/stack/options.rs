@@ -23,9 +23,12 @@ pub struct SocketOptions {
     pub linger_on: bool,
     pub freebind: bool,
     pub tcp_inq: bool,
+    /// O_NONBLOCK, which belongs to the open file description and so to the socket.
+    pub nonblocking: bool,
     pub tos: u8,
     /// 0: the sysctl.
     pub ttl: u8,
+    _pad0: u8,
     pub linger_s: u32,
     /// 0 counts as 1.
     pub rcvlowat: u32,

@@ -197,6 +197,29 @@ impl Stack {
         }
     }
 
+    /// connect(2) of an unbound socket: a port of the stock, for this attempt.
+    pub fn borrow_port(&mut self, id: SockId, port: PortId, number: u16) {
+        self.set_port(id, port);
+        if let Some(s) = self.sockets.get_mut(id) {
+            s.local.port = number;
+        }
+    }
+
+    /// The next acknowledgment wakes whoever waits for room on this socket, however much room there is.
+    pub fn watch_acks(&mut self, id: SockId) {
+        if let Some(c) = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get_mut(c)) {
+            c.watch_acks();
+        }
+    }
+
+    /// Wakes one more waiter for what one that left did not take.
+    pub fn pass_on(&mut self, id: SockId) {
+        let ready = self.readiness(id);
+        if !ready.is_empty() {
+            self.notify(id, ready);
+        }
+    }
+
     pub fn is_bound(&self, id: SockId) -> bool {
         self.sockets.get(id).is_some_and(|s| s.bound)
     }

@@ -351,23 +351,6 @@ impl Stack {
         self.waiters.insert(Waiter { pid, event_fd, ..Waiter::zeroed() }).map_err(|_| Error::NoMemory)
     }
 
-    /// A waiter changes the way it is woken.
-    pub fn waiter_kind(&mut self, id: WaiterId, kind: WakeKind) {
-        if let Some(w) = self.waiters.get_mut(id) {
-            w.event_fd = match kind {
-                WakeKind::Futex => 0,
-                WakeKind::EventFd(n) => u32::from(n) + 1,
-            };
-        }
-    }
-
-    /// The waiter was woken and sleeps again: its links stay, the next event wakes it once more.
-    pub fn waiter_again(&mut self, id: WaiterId) {
-        if let Some(w) = self.waiters.get_mut(id) {
-            w.woken = 0;
-        }
-    }
-
     /// Ties a waiter to a socket. `exclusive`: one of several such waiters is woken, as accept(2) wants it.
     pub fn wait_on(
         &mut self,
@@ -417,6 +400,16 @@ impl Stack {
         let w = self.waiters.get_mut(waiter).ok_or(Error::Invalid)?;
         w.links.push_back(&mut self.links, link);
         Ok(())
+    }
+
+    /// Whether a wake-up is on its way to this waiter.
+    pub fn is_waiter_woken(&self, id: WaiterId) -> bool {
+        self.waiters.get(id).is_none_or(|w| w.woken != 0)
+    }
+
+    /// The waiter looks for itself: no need to wake it.
+    pub fn waiter_looks(&mut self, id: WaiterId) {
+        self.core.wakes.remove(&mut self.waiters, id);
     }
 
     /// The thread no longer sleeps. True when a wake-up was meant for it: one that leaves without having looked for what

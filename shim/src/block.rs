@@ -1,0 +1,69 @@
+//! Blocking calls: try, sleep, try again; time-outs, signals.
+
+use crate::errno::{Errno, Outcome};
+use crate::runtime::{Locked, Runtime};
+use crate::signals;
+use crate::wait::{Sleeper, Woken};
+use engine::stack::{Ready, SockId};
+use engine::sys;
+use engine::values::{Error, Instant};
+
+/// How a blocking call waits.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    pub socket: SockId,
+    pub interest: Ready,
+    /// Of several such waiters, one is woken for an event.
+    pub exclusive: bool,
+    /// When to give up (SO_RCVTIMEO, SO_SNDTIMEO); a call with one is never restarted (signal(7)).
+    pub deadline: Option<Instant>,
+    /// Do not wait at all.
+    pub nonblocking: bool,
+}
+
+/// Attempts a call until it gives something other than [`Error::WouldBlock`].
+///
+/// # Errors
+/// What the attempt gives; EAGAIN at once where the call must not block, and when the time is up; EINTR.
+pub fn until<T>(
+    rt: &Runtime,
+    how: &Waiting,
+    mut attempt: impl FnMut(&mut Locked) -> Result<T, Error>,
+) -> Outcome<T> {
+    let mut interrupted = false;
+    loop {
+        let mut locked = rt.lock()?;
+        match attempt(&mut locked) {
+            Err(Error::WouldBlock) => {}
+            other => return Ok(other?),
+        }
+        // Nothing yet: perhaps it waits in the ring.
+        if locked.turn_if_due() {
+            match attempt(&mut locked) {
+                Err(Error::WouldBlock) => {}
+                other => return Ok(other?),
+            }
+        }
+        if how.nonblocking || how.deadline.is_some_and(|d| sys::monotonic_now() >= d) {
+            return Err(Error::WouldBlock.into());
+        }
+        if interrupted && (how.deadline.is_some() || !signals::restarts()) {
+            return Err(Errno(libc::EINTR));
+        }
+        let sleeper = Sleeper::register(rt, &mut locked)?;
+        locked.stack().wait_on(sleeper.id, how.socket, how.interest, how.exclusive)?;
+        drop(locked);
+        let woken = sleeper.sleep(&mut [], how.deadline, None);
+        let mut locked = rt.lock()?;
+        let meant = sleeper.unregister(&mut locked);
+        interrupted = woken == Woken::Interrupted;
+        if meant && woken != Woken::Ready && how.exclusive {
+            locked.stack().pass_on(how.socket);
+        }
+    }
+}
+
+/// A time-out of a socket option, from now on.
+pub fn deadline(timeout_us: u64) -> Option<Instant> {
+    (timeout_us != 0).then(|| sys::monotonic_now().plus_us(timeout_us))
+}

@@ -1,0 +1,167 @@
+//! dup, close, fcntl, ioctl on our sockets and on the engine's own descriptors.
+
+use crate::abi;
+use crate::block;
+use crate::epoll;
+use crate::errno::{Errno, Outcome};
+use crate::fdtable::{self, Kind};
+use crate::portguard;
+use crate::runtime::{self, Runtime};
+use engine::stack::{Ready, SockId};
+use engine::sys;
+use engine::values::{Error, Instant};
+use std::os::fd::RawFd;
+
+const SIOCINQ: u64 = 0x541b;
+const SIOCOUTQ: u64 = 0x5411;
+const SIOCOUTQNSD: u64 = 0x894b;
+const SIOCATMARK: u64 = 0x8905;
+
+/// Whether `fd` is one of the engine's own, which the program must neither close nor replace.
+pub fn is_engines(fd: RawFd) -> bool {
+    runtime::attached().is_some_and(|rt| rt.owns_fd(fd) || portguard::owns_fd(fd))
+}
+
+/// `fd` is about to be closed or replaced by the program: our side of it. The number is free in the table from here on.
+pub fn forget(fd: RawFd) {
+    let Some(kind) = fdtable::take(fd) else { return };
+    let Some(rt) = runtime::attached() else { return };
+    // Inside of a signal handler that interrupted the engine the reference cannot be given back; it lives until exit.
+    let Ok(mut locked) = rt.lock() else { return };
+    match kind {
+        Kind::Socket(id) => {
+            linger(rt, &mut locked, id);
+            let (stack, now) = locked.stack_now();
+            stack.release(now, id);
+            portguard::sweep(&mut locked);
+        }
+        Kind::Epoll(set) => locked.stack().epoll_release(set),
+        Kind::Foreign => {}
+    }
+}
+
+/// SO_LINGER with a time: close(2) of the last descriptor waits until all is acknowledged, or the time is over. The wait
+/// happens after the FIN is queued, as in Linux.
+fn linger(rt: &'static Runtime, locked: &mut crate::runtime::Locked, id: SockId) {
+    let Some(o) = locked.stack().options(id) else { return };
+    let (on, seconds) = (o.linger_on, o.linger_s);
+    if !on || seconds == 0 || locked.stack().refs(id) != 1 {
+        return;
+    }
+    if locked.stack().readable_bytes(id).unwrap_or(0) > 0 {
+        return;
+    }
+    let (stack, now) = locked.stack_now();
+    if stack.shutdown(now, id, engine::stack::ShutdownHow::Write).is_err() {
+        return;
+    }
+    let deadline = now.plus_ms(u64::from(seconds) * 1000);
+    locked.unlocked(|| wait_until_acknowledged(rt, id, deadline));
+}
+
+fn wait_until_acknowledged(rt: &Runtime, id: SockId, deadline: Instant) {
+    let how = block::Waiting {
+        socket: id,
+        interest: Ready::ALL,
+        exclusive: false,
+        deadline: Some(deadline),
+        nonblocking: false,
+    };
+    // However it ends, the close goes on.
+    let _ = block::until(rt, &how, |l| match l.stack().unsent_bytes(id) {
+        Ok((0, _)) | Err(_) => Ok(()),
+        Ok(_) => {
+            l.stack().watch_acks(id);
+            Err(Error::WouldBlock)
+        }
+    });
+}
+
+/// `new` is a duplicate of `old`, made by the kernel.
+pub fn duplicated(old: RawFd, new: RawFd) {
+    if old == new {
+        return;
+    }
+    let Some((rt, kind)) = fdtable::lookup(old) else {
+        fdtable::set_foreign(new);
+        epoll::note_dup(old, new);
+        return;
+    };
+    let Ok(mut locked) = rt.lock() else { return };
+    match kind {
+        Kind::Socket(id) => {
+            locked.stack().retain(id);
+            fdtable::set_socket(new, id);
+        }
+        Kind::Epoll(set) => {
+            locked.stack().epoll_retain(set);
+            fdtable::set_epoll(new, set);
+            epoll::note_dup(old, new);
+        }
+        Kind::Foreign => {}
+    }
+}
+
+/// The program closes `first..=last`: our side of those that are open, and the ranges that the kernel may close without
+/// touching the engine's own descriptors.
+pub fn close_range(first: u32, last: u32) -> Vec<(u32, u32)> {
+    let top = last.min(i32::MAX as u32) as RawFd;
+    if first as i64 <= top as i64 {
+        let ours: Vec<RawFd> = fdtable::ours_in(first as RawFd, top).map(|(fd, _)| fd).collect();
+        ours.into_iter().for_each(forget);
+    }
+    let mut keep: Vec<u32> = match runtime::attached() {
+        Some(rt) => {
+            rt.own_fds().into_iter().chain(portguard::fds()).filter(|&f| f >= 0).map(|f| f as u32).collect()
+        }
+        None => Vec::new(),
+    };
+    keep.retain(|f| (first..=last).contains(f));
+    keep.sort_unstable();
+    let mut ranges = Vec::new();
+    let mut from = first;
+    for fd in keep {
+        if from < fd {
+            ranges.push((from, fd - 1));
+        }
+        from = fd + 1;
+    }
+    if from <= last {
+        ranges.push((from, last));
+    }
+    ranges
+}
+
+/// O_NONBLOCK was changed on one of our sockets, by fcntl or ioctl, and the kernel socket has it already.
+pub fn set_nonblocking(rt: &Runtime, id: SockId, on: bool) -> Outcome<()> {
+    rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.nonblocking = on;
+    Ok(())
+}
+
+/// An ioctl on one of our sockets; `None`: the kernel socket answers.
+pub fn ioctl(rt: &Runtime, id: SockId, request: u64, arg: *mut libc::c_void) -> Outcome<Option<i32>> {
+    let give = |n: usize| abi::write(arg.cast::<i32>(), n.min(i32::MAX as usize) as i32).map(|()| Some(0));
+    match request {
+        SIOCINQ => {
+            let mut locked = rt.lock()?;
+            locked.turn_if_due();
+            let n = locked.stack().readable_bytes(id)?;
+            drop(locked);
+            give(n)
+        }
+        SIOCOUTQ | SIOCOUTQNSD => {
+            let mut locked = rt.lock()?;
+            locked.turn_if_due();
+            let (unacked, unsent) = locked.stack().unsent_bytes(id)?;
+            drop(locked);
+            give(if request == SIOCOUTQ { unacked } else { unsent })
+        }
+        SIOCATMARK => give(0),
+        _ => Ok(None),
+    }
+}
+
+/// FIONBIO after the kernel has accepted it.
+pub fn fionbio(rt: &Runtime, id: SockId, arg: *const libc::c_void) -> Outcome<()> {
+    set_nonblocking(rt, id, abi::read(arg.cast::<i32>())? != 0)
+}

@@ -1,0 +1,324 @@
+//! setsockopt and getsockopt: levels, names and structs, to the engine's options and back.
+//!
+//! | kind | what happens |
+//! | --- | --- |
+//! | in [`simple`] | a number: the engine keeps it; those that bind(2) needs go to the kernel socket too |
+//! | structs and strings | here: SO_LINGER, time-outs, TCP_INFO, TCP_CONGESTION |
+//! | everything else | the kernel socket answers, which knows what Linux refuses and accepts; never what would show the guard |
+
+use crate::abi;
+use crate::errno::{Errno, Outcome};
+use crate::runtime::Runtime;
+use engine::stack::SockId;
+use engine::stack::options::SockOpt;
+use engine::sys;
+use engine::tcp::TcpInfo;
+use engine::values::Family;
+use std::os::fd::RawFd;
+
+const EINVAL: Errno = Errno(libc::EINVAL);
+const SO_RCVTIMEO_NEW: i32 = 66;
+const SO_SNDTIMEO_NEW: i32 = 67;
+const SO_TIMESTAMP_OLD: i32 = 29;
+const TCP_INQ: i32 = 36;
+const TCP_ULP: i32 = 31;
+const TCP_MD5SIG: i32 = 14;
+const TCP_MD5SIG_EXT: i32 = 32;
+const IP_MINTTL: i32 = 21;
+
+/// An option whose value is a number, and whether the kernel socket has to have it as well.
+fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
+    Some(match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR) => (SockOpt::ReuseAddr, true),
+        (libc::SOL_SOCKET, libc::SO_REUSEPORT) => (SockOpt::ReusePort, true),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => (SockOpt::KeepAlive, false),
+        (libc::SOL_SOCKET, libc::SO_BROADCAST) => (SockOpt::Broadcast, false),
+        (libc::SOL_SOCKET, libc::SO_OOBINLINE) => (SockOpt::OobInline, false),
+        (libc::SOL_SOCKET, libc::SO_DONTROUTE) => (SockOpt::DontRoute, false),
+        (libc::SOL_SOCKET, SO_TIMESTAMP_OLD) => (SockOpt::Timestamp, false),
+        (libc::SOL_SOCKET, libc::SO_SNDBUF) => (SockOpt::SndBuf, false),
+        (libc::SOL_SOCKET, libc::SO_RCVBUF) => (SockOpt::RcvBuf, false),
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => (SockOpt::RcvLowat, false),
+        (libc::SOL_SOCKET, libc::SO_PRIORITY) => (SockOpt::Priority, true),
+        (libc::SOL_SOCKET, libc::SO_MARK) => (SockOpt::Mark, true),
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => (SockOpt::V6Only, true),
+        (libc::IPPROTO_IP, libc::IP_TOS) => (SockOpt::Tos, true),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => (SockOpt::Tos, true),
+        (libc::IPPROTO_IP, libc::IP_TTL) => (SockOpt::Ttl, true),
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => (SockOpt::Ttl, true),
+        (libc::IPPROTO_IP, libc::IP_FREEBIND) => (SockOpt::Freebind, true),
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY) => (SockOpt::NoDelay, false),
+        (libc::IPPROTO_TCP, libc::TCP_CORK) => (SockOpt::Cork, false),
+        (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => (SockOpt::MaxSeg, false),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE) => (SockOpt::KeepIdle, false),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => (SockOpt::KeepIntvl, false),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => (SockOpt::KeepCnt, false),
+        (libc::IPPROTO_TCP, libc::TCP_SYNCNT) => (SockOpt::SynCnt, false),
+        (libc::IPPROTO_TCP, libc::TCP_LINGER2) => (SockOpt::Linger2, false),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT) => (SockOpt::DeferAccept, false),
+        (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) => (SockOpt::WindowClamp, false),
+        (libc::IPPROTO_TCP, libc::TCP_QUICKACK) => (SockOpt::QuickAck, false),
+        (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => (SockOpt::UserTimeout, false),
+        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => (SockOpt::NotsentLowat, false),
+        (libc::IPPROTO_TCP, TCP_INQ) => (SockOpt::Inq, false),
+        _ => return None,
+    })
+}
+
+/// setsockopt(2).
+pub fn set(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    level: i32,
+    name: i32,
+    at: *const libc::c_void,
+    len: u32,
+) -> Outcome<i32> {
+    if let Some((opt, kernel_too)) = simple(level, name) {
+        let value = number(level, at, len)?;
+        if kernel_too {
+            sys::setsockopt_value(fd, level, name, &value)?;
+        }
+        let mut locked = rt.lock()?;
+        let (stack, now) = locked.stack_now();
+        stack.set_option(now, id, opt, i64::from(value))?;
+        return Ok(0);
+    }
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_LINGER) => {
+            if (len as usize) < size_of::<libc::linger>() {
+                return Err(EINVAL);
+            }
+            let l = abi::read(at.cast::<libc::linger>())?;
+            let mut locked = rt.lock()?;
+            let o = locked.stack().options_mut(id).ok_or(Errno(libc::EBADF))?;
+            o.linger_on = l.l_onoff != 0;
+            o.linger_s = l.l_linger.max(0) as u32;
+            Ok(0)
+        }
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
+            let us = timeout(at, len)?;
+            rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.rcvtimeo_us = us;
+            Ok(0)
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => {
+            let us = timeout(at, len)?;
+            rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.sndtimeo_us = us;
+            Ok(0)
+        }
+        (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => set_congestion(rt, fd, id, at, len),
+        // These would change the guard, or show it.
+        (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
+        (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
+        (libc::IPPROTO_IP, IP_MINTTL) => Ok(0),
+        (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => Ok(0),
+        _ => {
+            sys::setsockopt(fd, level, name, abi::bytes(at, len as usize)?)?;
+            Ok(0)
+        }
+    }
+}
+
+/// A number of four bytes; at level IP one byte will do.
+fn number(level: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
+    match len as usize {
+        4.. => abi::read(at.cast::<i32>()),
+        1.. if level == libc::IPPROTO_IP => Ok(i32::from(abi::read(at.cast::<u8>())?)),
+        _ => Err(EINVAL),
+    }
+}
+
+/// A struct timeval as microseconds; zero is none, negative is none at once (sock_set_timeout).
+fn timeout(at: *const libc::c_void, len: u32) -> Outcome<u64> {
+    if (len as usize) < size_of::<libc::timeval>() {
+        return Err(EINVAL);
+    }
+    let t = abi::read(at.cast::<libc::timeval>())?;
+    if !(0..1_000_000).contains(&t.tv_usec) {
+        return Err(Errno(libc::EDOM));
+    }
+    if t.tv_sec < 0 {
+        return Ok(1);
+    }
+    Ok((t.tv_sec as u64).saturating_mul(1_000_000).saturating_add(t.tv_usec as u64))
+}
+
+fn set_congestion(rt: &Runtime, fd: RawFd, id: SockId, at: *const libc::c_void, len: u32) -> Outcome<i32> {
+    if len == 0 {
+        return Err(EINVAL);
+    }
+    let name = abi::bytes(at, (len as usize).min(15))?;
+    let name = name.split(|&b| b == 0).next().unwrap_or_default();
+    let value = match name {
+        b"cubic" => 0,
+        b"reno" => 1,
+        // What the kernel has and we have not: as a kernel without that module.
+        _ => {
+            sys::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name)?;
+            return Err(Errno(libc::ENOENT));
+        }
+    };
+    let mut locked = rt.lock()?;
+    let (stack, now) = locked.stack_now();
+    stack.set_option(now, id, SockOpt::Congestion, value)?;
+    Ok(0)
+}
+
+/// getsockopt(2).
+pub fn get(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    level: i32,
+    name: i32,
+    at: *mut libc::c_void,
+    len_at: *mut libc::socklen_t,
+) -> Outcome<i32> {
+    let room = abi::read(len_at.cast_const())?;
+    if (room as i32) < 0 {
+        return Err(EINVAL);
+    }
+    let room = room as usize;
+    let give = |bytes: &[u8]| -> Outcome<i32> {
+        let n = bytes.len().min(room);
+        abi::bytes_mut(at, n)?.copy_from_slice(&bytes[..n]);
+        abi::write(len_at, n as libc::socklen_t)?;
+        Ok(0)
+    };
+    let give_number = |value: i64| give(&(value as i32).to_ne_bytes());
+    if let Some((opt, _)) = simple(level, name) {
+        let value = rt.lock()?.stack().get_option(id, opt)?;
+        // do_ip_getsockopt: one byte where the program has room for one only.
+        if level == libc::IPPROTO_IP && (1..4).contains(&room) && (0..=255).contains(&value) {
+            return give(&[value as u8]);
+        }
+        return give_number(value);
+    }
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) => {
+            let mut locked = rt.lock()?;
+            locked.turn_if_due();
+            let error = locked.stack().take_error(id);
+            drop(locked);
+            give_number(error.into())
+        }
+        (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => {
+            let listening = rt.lock()?.stack().is_listening(id);
+            give_number(listening.into())
+        }
+        (libc::SOL_SOCKET, libc::SO_TYPE) => give_number(libc::SOCK_STREAM.into()),
+        (libc::SOL_SOCKET, libc::SO_PROTOCOL) => give_number(libc::IPPROTO_TCP.into()),
+        (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
+            let family = rt.lock()?.stack().family(id);
+            give_number(if family == Some(Family::V6) { libc::AF_INET6 } else { libc::AF_INET }.into())
+        }
+        (libc::SOL_SOCKET, libc::SO_LINGER) => {
+            let mut locked = rt.lock()?;
+            let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
+            let l = libc::linger { l_onoff: o.linger_on.into(), l_linger: o.linger_s as i32 };
+            drop(locked);
+            give(sys::as_bytes(&l))
+        }
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
+            let us = rt.lock()?.stack().options(id).map_or(0, |o| o.rcvtimeo_us);
+            give(sys::as_bytes(&timeval(us)))
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => {
+            let us = rt.lock()?.stack().options(id).map_or(0, |o| o.sndtimeo_us);
+            give(sys::as_bytes(&timeval(us)))
+        }
+        (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+            let mut locked = rt.lock()?;
+            locked.turn_if_due();
+            let (stack, now) = locked.stack_now();
+            let info = stack.tcp_info(now, id).ok_or(Errno(libc::EBADF))?;
+            drop(locked);
+            give(&encode_info(&info))
+        }
+        (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
+            let reno = rt.lock()?.stack().get_option(id, SockOpt::Congestion)?;
+            let mut text = [0u8; 16];
+            let name: &[u8] = if reno != 0 { b"reno" } else { b"cubic" };
+            text[..name.len()].copy_from_slice(name);
+            give(&text)
+        }
+        (libc::IPPROTO_TCP, TCP_ULP) => give(&[]),
+        _ => {
+            let mut value = [0u8; 256];
+            let n = sys::getsockopt(fd, level, name, &mut value[..room.min(256)])?;
+            give(&value[..n])
+        }
+    }
+}
+
+fn timeval(us: u64) -> libc::timeval {
+    libc::timeval { tv_sec: (us / 1_000_000) as i64, tv_usec: (us % 1_000_000) as i64 }
+}
+
+/// struct tcp_info, as far as tcpi_snd_wnd and its neighbours (Linux 5.4 and later have more behind).
+fn encode_info(i: &TcpInfo) -> [u8; 232] {
+    let mut out = [0u8; 232];
+    let flags = u8::from(i.timestamps)
+        | u8::from(i.sack) << 1
+        | u8::from(i.snd_wscale != 0 || i.rcv_wscale != 0) << 2;
+    out[..7].copy_from_slice(&[
+        i.state,
+        i.ca_state,
+        i.retransmits,
+        i.probes,
+        i.backoff,
+        flags,
+        i.snd_wscale & 15 | i.rcv_wscale << 4,
+    ]);
+    let words = [
+        i.rto_us,
+        i.ato_us,
+        i.snd_mss,
+        i.rcv_mss,
+        i.unacked_segments,
+        i.sacked_segments,
+        i.lost_segments,
+        0,
+        0,
+        i.last_data_sent_ms,
+        0,
+        i.last_data_recv_ms,
+        i.last_data_recv_ms,
+        i.pmtu,
+        i.rcv_ssthresh,
+        i.rtt_us,
+        i.rttvar_us,
+        i.ssthresh_segments,
+        i.cwnd_segments,
+        i.advmss,
+        i.reordering,
+        0,
+        i.rcv_space,
+        i.total_retrans,
+    ];
+    let mut at = 8;
+    for w in words {
+        out[at..at + 4].copy_from_slice(&w.to_ne_bytes());
+        at += 4;
+    }
+    // Pacing rates: not paced.
+    for q in [u64::MAX, u64::MAX, i.bytes_acked, i.bytes_received] {
+        out[at..at + 8].copy_from_slice(&q.to_ne_bytes());
+        at += 8;
+    }
+    for w in [i.segs_out, i.segs_in, i.notsent_bytes, i.min_rtt_us, i.data_segs_in, i.data_segs_out] {
+        out[at..at + 4].copy_from_slice(&w.to_ne_bytes());
+        at += 4;
+    }
+    // Delivery rate, busy, rwnd-limited and sndbuf-limited times; then delivered segments.
+    at += 4 * 8 + 2 * 4;
+    for q in [i.bytes_sent, i.bytes_retrans] {
+        out[at..at + 8].copy_from_slice(&q.to_ne_bytes());
+        at += 8;
+    }
+    // DSACKs, reorderings seen, out-of-order packets; then the windows.
+    at += 3 * 4;
+    out[at..at + 4].copy_from_slice(&i.snd_wnd.to_ne_bytes());
+    out
+}

@@ -1,0 +1,374 @@
+//! socket, bind, listen, accept, connect, shutdown, names.
+
+use crate::abi::{self, SockAddr};
+use crate::block::{self, Waiting};
+use crate::errno::{Errno, Outcome};
+use crate::runtime::{self, Locked, Runtime};
+use crate::{config, fdtable, log, portguard};
+use core::sync::atomic::{AtomicBool, Ordering};
+use engine::stack::{Ready, Route, ShutdownHow, SockId, SocketPhase};
+use engine::sys;
+use engine::values::{Addr, Endpoint, Error, Family};
+use std::os::fd::RawFd;
+
+/// Whether socket(2) with these arguments makes a TCP socket.
+pub fn is_tcp(domain: i32, kind: i32, protocol: i32) -> Option<Family> {
+    let family = match domain {
+        libc::AF_INET => Family::V4,
+        libc::AF_INET6 => Family::V6,
+        _ => return None,
+    };
+    let stream = kind & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == libc::SOCK_STREAM;
+    (stream && matches!(protocol, 0 | libc::IPPROTO_TCP)).then_some(family)
+}
+
+/// The kernel has made `fd`, a TCP socket: it becomes ours, or the kernel's for good, with a reason told once.
+///
+/// # Errors
+/// EPERM in strict mode where the socket would run on the kernel's TCP; `fd` is closed then.
+pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
+    let rt = match runtime::attach() {
+        Ok(rt) => rt,
+        Err(reason) => return left_to_kernel(fd, &reason.to_string()),
+    };
+    let cookie = sys::socket_cookie(fd)?;
+    let mut locked = rt.lock()?;
+    match locked.stack().socket_create(family, cookie) {
+        Ok(id) => {
+            if let Some(o) = locked.stack().options_mut(id) {
+                o.nonblocking = nonblocking;
+            }
+            fdtable::set_socket(fd, id);
+            Ok(fd)
+        }
+        Err(error) => {
+            drop(locked);
+            left_to_kernel(fd, &format!("{error}, a socket is left to the kernel"))
+        }
+    }
+}
+
+/// A socket that runs on the kernel's TCP: told once on standard error, an error in strict mode.
+fn left_to_kernel(fd: RawFd, reason: &str) -> Outcome<i32> {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    fdtable::set_foreign(fd);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        log::tell(reason);
+    }
+    if config::is_strict() {
+        let _ = sys::close(fd);
+        return Err(Errno(libc::EPERM));
+    }
+    Ok(fd)
+}
+
+/// bind(2). The kernel binds the socket that stands for ours: it arbitrates between programs. Where one of our own guards
+/// is in its way, the engine arbitrates as Linux would.
+pub fn bind(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    addr: *const libc::sockaddr,
+    len: libc::socklen_t,
+) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    let raw = abi::bytes(addr.cast(), (len as usize).min(128))?;
+    if len as usize > 128 {
+        return Err(Errno(libc::EINVAL));
+    }
+    if locked.stack().is_bound(id) || locked.stack().phase(id) != SocketPhase::Unconnected {
+        return Err(Errno(libc::EINVAL));
+    }
+    match sys::bind(fd, raw) {
+        Ok(()) => {
+            let local = kernel_name(fd, family)?;
+            locked.stack().bound(id, local, None);
+            Ok(0)
+        }
+        Err(libc::EADDRINUSE) => {
+            let SockAddr::Inet(local) = abi::sockaddr(addr, len, family)? else {
+                return Err(Errno(libc::EADDRINUSE));
+            };
+            let port = locked.stack().may_bind(id, local)?;
+            locked.stack().bound(id, local, Some(port));
+            Ok(0)
+        }
+        Err(errno) => Err(Errno(errno)),
+    }
+}
+
+/// The address that the kernel has given to `fd`.
+fn kernel_name(fd: RawFd, family: Family) -> Outcome<Endpoint> {
+    let mut name = [0u8; 28];
+    sys::getsockname(fd, &mut name)?;
+    let port = u16::from_be_bytes([name[2], name[3]]);
+    Ok(match family {
+        Family::V4 => Endpoint::new(Addr::v4([name[4], name[5], name[6], name[7]]), port),
+        Family::V6 => {
+            let scope = u32::from_ne_bytes([name[24], name[25], name[26], name[27]]);
+            Endpoint::with_scope(Addr::v6(core::array::from_fn(|i| name[8 + i])), port, scope)
+        }
+    })
+}
+
+/// listen(2): the guard goes up, then the engine listens.
+pub fn listen(rt: &Runtime, fd: RawFd, id: SockId, backlog: i32) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    match locked.stack().phase(id) {
+        SocketPhase::Listening => {
+            locked.stack().listen(id, backlog)?;
+            return Ok(0);
+        }
+        SocketPhase::Unconnected => {}
+        _ => return Err(Errno(libc::EINVAL)),
+    }
+    if !locked.stack().is_bound(id) {
+        // As Linux: a port of the kernel's choice.
+        let mut name = [0u8; 28];
+        let len = engine::device::sockaddr(Addr::any(family), 0, 0, &mut name);
+        sys::bind(fd, &name[..len])?;
+        let local = kernel_name(fd, family)?;
+        locked.stack().bound(id, local, None);
+    }
+    if locked.stack().port_of(id).is_none() {
+        let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+        match portguard::guard_bound(&mut locked, fd, local, family) {
+            Ok(port) => locked.stack().set_port(id, port),
+            Err(libc::EADDRINUSE) => return Err(Errno(libc::EADDRINUSE)),
+            Err(errno) => {
+                let reason = std::io::Error::from_raw_os_error(errno);
+                let reason = format!("no guard for {local} ({reason}), this listener is left to the kernel");
+                return hand_back(locked, fd, id, backlog, &reason);
+            }
+        }
+    }
+    locked.stack().listen(id, backlog)?;
+    Ok(0)
+}
+
+/// The port cannot be guarded: the socket becomes the kernel's, before anybody has connected to it.
+fn hand_back(mut locked: Locked, fd: RawFd, id: SockId, backlog: i32, reason: &str) -> Outcome<i32> {
+    let (stack, now) = locked.stack_now();
+    stack.release(now, id);
+    drop(locked);
+    left_to_kernel(fd, reason)?;
+    sys::listen(fd, backlog)?;
+    Ok(0)
+}
+
+/// accept(2) and accept4(2).
+pub fn accept(
+    rt: &Runtime,
+    id: SockId,
+    addr: *mut libc::sockaddr,
+    len: *mut libc::socklen_t,
+    flags: i32,
+) -> Outcome<i32> {
+    if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    let waiting = waiting_to_receive(rt, id, Ready::IN, true)?;
+    let accepted = block::until(rt, &waiting, |l| l.stack().accept_begin(id))?;
+    let mut locked = rt.lock()?;
+    let family = locked.stack().family(id).unwrap_or(accepted.tuple.local.addr.family());
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let fd = match sys::socket(domain, libc::SOCK_STREAM | flags, libc::IPPROTO_TCP) {
+        Ok(fd) => fd,
+        Err(errno) => {
+            locked.stack().accept_undo(accepted);
+            return Err(Errno(errno));
+        }
+    };
+    let made = sys::socket_cookie(fd).map_err(Errno).and_then(|cookie| {
+        let id = locked.stack().accept_finish(accepted, cookie)?;
+        if let Some(o) = locked.stack().options_mut(id) {
+            o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
+        }
+        Ok(id)
+    });
+    let id = match made {
+        Ok(id) => id,
+        Err(errno) => {
+            let _ = sys::close(fd);
+            return Err(errno);
+        }
+    };
+    fdtable::set_socket(fd, id);
+    if !addr.is_null() {
+        // As Linux: a bad address loses the connection, not the descriptor table.
+        if let Err(errno) = abi::give_sockaddr(&accepted.tuple.remote, family, addr, len) {
+            fdtable::take(fd);
+            let (stack, now) = locked.stack_now();
+            stack.release(now, id);
+            let _ = sys::close(fd);
+            return Err(errno);
+        }
+    }
+    Ok(fd)
+}
+
+/// How a call that receives waits: O_NONBLOCK, SO_RCVTIMEO.
+pub fn waiting_to_receive(rt: &Runtime, id: SockId, interest: Ready, exclusive: bool) -> Outcome<Waiting> {
+    let mut locked = rt.lock()?;
+    let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
+    Ok(Waiting {
+        socket: id,
+        interest,
+        exclusive,
+        deadline: block::deadline(o.rcvtimeo_us),
+        nonblocking: o.nonblocking,
+    })
+}
+
+/// How a call that sends waits: O_NONBLOCK, SO_SNDTIMEO.
+pub fn waiting_to_send(rt: &Runtime, id: SockId) -> Outcome<Waiting> {
+    let mut locked = rt.lock()?;
+    let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
+    Ok(Waiting {
+        socket: id,
+        interest: Ready::OUT,
+        exclusive: false,
+        deadline: block::deadline(o.sndtimeo_us),
+        nonblocking: o.nonblocking,
+    })
+}
+
+/// connect(2).
+pub fn connect(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    addr: *const libc::sockaddr,
+    len: libc::socklen_t,
+) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    let remote = match abi::sockaddr(addr, len, family)? {
+        SockAddr::Unspecified => {
+            if locked.stack().phase(id) != SocketPhase::Listening {
+                locked.stack().disconnect(id);
+            }
+            portguard::sweep(&mut locked);
+            return Ok(0);
+        }
+        SockAddr::Inet(remote) => remote,
+    };
+    let begun = match locked.stack().phase(id) {
+        SocketPhase::Unconnected => begin_connect(rt, &mut locked, fd, id, family, remote),
+        SocketPhase::Connecting => {
+            locked.turn_if_due();
+            locked.stack().connect_result(id).map_err(Errno::from)
+        }
+        _ => Err(Errno(libc::EISCONN)),
+    };
+    let nonblocking = locked.stack().options(id).is_some_and(|o| o.nonblocking);
+    drop(locked);
+    match begun {
+        Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !nonblocking => {}
+        other => return other.map(|()| 0),
+    }
+    let waiting = waiting_to_send(rt, id)?;
+    let timed = waiting.deadline.is_some();
+    let connected = block::until(rt, &waiting, |l| match l.stack().connect_result(id) {
+        Err(Error::Already) => Err(Error::WouldBlock),
+        other => other,
+    });
+    match connected {
+        Ok(()) => Ok(0),
+        // The attempt goes on after a time-out, and after a signal.
+        Err(Errno(libc::EAGAIN)) if timed => Err(Errno(libc::EINPROGRESS)),
+        Err(errno) => {
+            portguard::sweep(&mut rt.lock()?);
+            Err(errno)
+        }
+    }
+}
+
+fn begin_connect(
+    rt: &Runtime,
+    locked: &mut Locked,
+    fd: RawFd,
+    id: SockId,
+    family: Family,
+    mut remote: Endpoint,
+) -> Outcome<()> {
+    if remote.addr.is_unspecified() {
+        // "This host": the loopback address.
+        remote.addr = match family {
+            Family::V4 => Addr::v4([127, 0, 0, 1]),
+            Family::V6 => Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        };
+    }
+    if remote.addr.is_multicast() || remote.addr.is_limited_broadcast() {
+        return Err(Errno(libc::ENETUNREACH));
+    }
+    let route = rt.route(remote.addr, remote.scope).map_err(|errno| match errno {
+        // A broadcast address: TCP cannot reach it, whatever SO_BROADCAST says.
+        libc::EACCES => Errno(libc::ENETUNREACH),
+        errno => Errno(errno),
+    })?;
+    let now = locked.now();
+    if locked.stack().is_bound(id) {
+        if locked.stack().port_of(id).is_none() {
+            let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+            let port = portguard::guard_bound(locked, fd, local, family)?;
+            locked.stack().set_port(id, port);
+        }
+    } else {
+        let (port, number) = match locked.stack().pick_port(now, route.source, remote) {
+            Some(found) => found,
+            None => portguard::add_stock(locked, route.source.family())?,
+        };
+        locked.stack().borrow_port(id, port, number);
+    }
+    let route = Route { source: route.source, mtu: route.mtu };
+    Ok(locked.stack().connect(now, id, remote, &route)?)
+}
+
+pub fn shutdown(rt: &Runtime, id: SockId, how: i32) -> Outcome<i32> {
+    let how = match how {
+        libc::SHUT_RD => ShutdownHow::Read,
+        libc::SHUT_WR => ShutdownHow::Write,
+        libc::SHUT_RDWR => ShutdownHow::Both,
+        _ => return Err(Errno(libc::EINVAL)),
+    };
+    let mut locked = rt.lock()?;
+    // What the peer has done in the meantime counts.
+    locked.turn_if_due();
+    let (stack, now) = locked.stack_now();
+    stack.shutdown(now, id, how)?;
+    portguard::sweep(&mut locked);
+    Ok(0)
+}
+
+pub fn getsockname(
+    rt: &Runtime,
+    id: SockId,
+    addr: *mut libc::sockaddr,
+    len: *mut libc::socklen_t,
+) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+    abi::give_sockaddr(&local, family, addr, len)?;
+    Ok(0)
+}
+
+pub fn getpeername(
+    rt: &Runtime,
+    id: SockId,
+    addr: *mut libc::sockaddr,
+    len: *mut libc::socklen_t,
+) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    locked.turn_if_due();
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    let remote = locked.stack().remote(id)?;
+    abi::give_sockaddr(&remote, family, addr, len)?;
+    Ok(0)
+}

@@ -1,0 +1,207 @@
+//! epoll: the program's descriptor stays a real one and kernel descriptors stay in it; our sockets are kept in a set of the
+//! arena beside it, never in the real one (the kernel socket that stands for one would always report HUP).
+//!
+//! Under load a wait costs no system call for our sockets: the ring and the ready list are memory. The kernel's part is
+//! asked only when something of the kernel's was ever added.
+
+use crate::abi;
+use crate::errno::{Errno, Outcome};
+use crate::fdtable::{self, Kind};
+use crate::runtime::{Locked, Runtime};
+use crate::wait::{Sleeper, Woken};
+use core::sync::atomic::{AtomicU8, Ordering};
+use core::time::Duration;
+use engine::stack::{EpollEvent, EpollId, EpollOp, SockId};
+use engine::sys;
+use engine::values::Instant;
+use std::os::fd::RawFd;
+
+/// Events collected in one call at most; a program that asks for more gets them with the next.
+const BATCH: usize = 256;
+const EINVAL: Errno = Errno(libc::EINVAL);
+const EP_MAX_EVENTS: i32 = i32::MAX / 12;
+
+/// Whether an epoll descriptor ever had a kernel descriptor added, by number: 1 if so. Numbers above count as if.
+static HAS_KERNEL: [AtomicU8; 4096] = [const { AtomicU8::new(0) }; 4096];
+
+/// A kernel descriptor is added to `epfd`.
+pub fn note_kernel_member(epfd: RawFd) {
+    if let Some(flag) = HAS_KERNEL.get(epfd as usize) {
+        flag.store(1, Ordering::Relaxed);
+    }
+}
+
+/// A fresh epoll descriptor.
+pub fn note_created(epfd: RawFd) {
+    if let Some(flag) = HAS_KERNEL.get(epfd as usize) {
+        flag.store(0, Ordering::Relaxed);
+    }
+    fdtable::set_foreign(epfd);
+}
+
+/// A duplicate of an epoll descriptor.
+pub fn note_dup(old: RawFd, new: RawFd) {
+    if let Some(flag) = HAS_KERNEL.get(new as usize) {
+        flag.store(u8::from(has_kernel_members(old)), Ordering::Relaxed);
+    }
+}
+
+fn has_kernel_members(epfd: RawFd) -> bool {
+    HAS_KERNEL.get(epfd as usize).is_none_or(|f| f.load(Ordering::Relaxed) != 0)
+}
+
+/// epoll_ctl on one of our sockets.
+///
+/// # Errors
+/// EBADF, EINVAL (not an epoll descriptor), EEXIST, ENOENT, ENOMEM, EFAULT.
+pub fn ctl(
+    rt: &Runtime,
+    epfd: RawFd,
+    op: i32,
+    fd: RawFd,
+    socket: SockId,
+    event: *const libc::epoll_event,
+) -> Outcome<i32> {
+    let op = match op {
+        libc::EPOLL_CTL_ADD => EpollOp::Add,
+        libc::EPOLL_CTL_MOD => EpollOp::Modify,
+        libc::EPOLL_CTL_DEL => EpollOp::Delete,
+        _ => return Err(EINVAL),
+    };
+    let event = if op == EpollOp::Delete {
+        EpollEvent::default()
+    } else {
+        let e = abi::read(event)?;
+        EpollEvent { events: e.events, data: e.u64 }
+    };
+    let set = set_of(rt, epfd, op)?;
+    let mut locked = rt.lock()?;
+    locked.stack().epoll_ctl(set, op, fd, socket, event)?;
+    Ok(0)
+}
+
+/// The arena's set beside `epfd`, made when the first of our sockets is added.
+fn set_of(rt: &Runtime, epfd: RawFd, op: EpollOp) -> Outcome<EpollId> {
+    match fdtable::lookup(epfd) {
+        Some((_, Kind::Epoll(set))) => return Ok(set),
+        Some((_, Kind::Socket(_))) => return Err(EINVAL),
+        _ => {}
+    }
+    // Is it an epoll descriptor at all? The kernel says, of a removal that cannot succeed.
+    match sys::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, epfd) {
+        Err(libc::EBADF) => return Err(Errno(libc::EBADF)),
+        Err(libc::EINVAL) if !sys::is_epoll(epfd) => return Err(EINVAL),
+        _ => {}
+    }
+    if op != EpollOp::Add {
+        return Err(Errno(libc::ENOENT));
+    }
+    let set = rt.lock()?.stack().epoll_create()?;
+    fdtable::set_epoll(epfd, set);
+    Ok(set)
+}
+
+/// epoll_wait and its variants on a descriptor with a set of ours. `timeout`: `None` waits for ever.
+///
+/// # Errors
+/// EINVAL, EFAULT, EINTR.
+pub fn wait(
+    rt: &Runtime,
+    epfd: RawFd,
+    set: EpollId,
+    events: *mut libc::epoll_event,
+    max: i32,
+    timeout: Option<Duration>,
+    mask: Option<u64>,
+) -> Outcome<i32> {
+    if max <= 0 || max > EP_MAX_EVENTS {
+        return Err(EINVAL);
+    }
+    let max = (max as usize).min(BATCH);
+    let bytes = abi::bytes_mut(events.cast(), max * size_of::<libc::epoll_event>())?;
+    let out = Out { at: bytes.as_mut_ptr().cast(), max };
+    let kernel = has_kernel_members(epfd);
+    let deadline = timeout.map(|t| sys::monotonic_now() + t);
+    loop {
+        let mut locked = rt.lock()?;
+        let found = look(&mut locked, set, &out);
+        drop(locked);
+        let total = if kernel { out.merge_kernel(epfd, found)? } else { found };
+        if total > 0 {
+            return Ok(total as i32);
+        }
+        if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
+            return Ok(0);
+        }
+        let mut locked = rt.lock()?;
+        let sleeper = Sleeper::register(rt, &mut locked)?;
+        locked.stack().wait_on_set(sleeper.id, set, true)?;
+        // Something may have come between the look and the registration.
+        let ready = locked.stack().epoll_ready(set);
+        drop(locked);
+        let woken = if ready {
+            Woken::Ready
+        } else {
+            let mut fds = [libc::pollfd { fd: epfd, events: libc::POLLIN, revents: 0 }];
+            sleeper.sleep(if kernel { &mut fds } else { &mut [] }, deadline, mask)
+        };
+        let mut locked = rt.lock()?;
+        sleeper.unregister(&mut locked);
+        if woken == Woken::Interrupted {
+            let found = look(&mut locked, set, &out);
+            return if found > 0 { Ok(found as i32) } else { Err(Errno(libc::EINTR)) };
+        }
+    }
+}
+
+/// What is ready now, after a look at the ring.
+fn look(locked: &mut Locked, set: EpollId, out: &Out) -> usize {
+    let mut events = [EpollEvent::default(); BATCH];
+    locked.turn_if_due();
+    let n = locked.stack().epoll_collect(set, &mut events[..out.max]);
+    for (i, e) in events[..n].iter().enumerate() {
+        out.put(i, e);
+    }
+    n
+}
+
+/// The program's array.
+struct Out {
+    at: *mut libc::epoll_event,
+    max: usize,
+}
+
+impl Out {
+    fn put(&self, index: usize, e: &EpollEvent) {
+        assert!(index < self.max);
+        // SAFETY: within the array that was checked to be writable.
+        unsafe { self.at.add(index).write_unaligned(libc::epoll_event { events: e.events, u64: e.data }) };
+    }
+
+    /// Adds what the kernel has, behind what is there; where that fills the array, the kernel gets the last place, so that
+    /// neither part starves the other.
+    fn merge_kernel(&self, epfd: RawFd, found: usize) -> Outcome<usize> {
+        let keep = if found == self.max && found > 1 { found - 1 } else { found };
+        if keep == self.max {
+            return Ok(found);
+        }
+        // SAFETY: the rest of the array that was checked to be writable.
+        let n = unsafe { sys::epoll_pwait(epfd, self.at.add(keep), (self.max - keep) as i32, 0, None) }?;
+        Ok(if n == 0 { found } else { keep + n })
+    }
+}
+
+/// poll(2) on an epoll descriptor with a set of ours.
+pub fn is_ready(locked: &mut Locked, epfd: RawFd, set: EpollId) -> bool {
+    locked.stack().epoll_ready(set) || (has_kernel_members(epfd) && sys::poll_one(epfd, libc::POLLIN) != 0)
+}
+
+/// A deadline from a time-out in milliseconds; negative waits for ever.
+pub fn milliseconds(ms: i32) -> Option<Duration> {
+    (ms >= 0).then(|| Duration::from_millis(ms as u64))
+}
+
+/// When a time-out is over.
+pub fn deadline_of(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.map(|t| sys::monotonic_now() + t)
+}

@@ -1,0 +1,175 @@
+//! Guards: kernel sockets in LISTEN whose rule drops every segment, so that the kernel neither serves our ports nor resets
+//! our connections, and nobody else can bind them.
+//!
+//! The rule needs no privilege: a TCP-MD5 key for every peer (segments without a signature are dropped in silence), and a
+//! minimum TTL of 255, which drops nearly all of them earlier and cheaper. The rule comes first, listen second: a guard
+//! whose rule could not be set never listens, for then the kernel would serve the port.
+//!
+//! A guard is a descriptor above the program's. The stack says which ports are still needed; [`sweep`] drops the rest.
+
+use crate::runtime::Locked;
+use core::sync::atomic::{AtomicU64, Ordering};
+use engine::stack::{PortId, PortKind};
+use engine::sys;
+use engine::values::{Addr, Endpoint, Family};
+use parking_lot::Mutex;
+use std::os::fd::RawFd;
+
+const TCP_MD5SIG_EXT: i32 = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
+const IP_MINTTL: i32 = 21;
+const IPV6_MINHOPCOUNT: i32 = 73;
+
+/// struct tcp_md5sig.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Md5Sig {
+    addr: [u8; 128],
+    flags: u8,
+    prefix_len: u8,
+    key_len: u16,
+    ifindex: i32,
+    key: [u8; 80],
+}
+
+/// Guards of this process: which port each is for.
+static GUARDS: Mutex<Vec<(PortId, RawFd)>> = Mutex::new(Vec::new());
+/// What the stack's count of ports given up was at the last sweep.
+static SWEPT: AtomicU64 = AtomicU64::new(0);
+
+/// Puts the rule on `fd`.
+fn set_rule(fd: RawFd, family: Family) -> Result<(), i32> {
+    let keys: &[Addr] = match family {
+        Family::V4 => &[Addr::ANY_V4],
+        Family::V6 => &[Addr::ANY_V6, Addr::ANY_V4],
+    };
+    for &peer in keys {
+        let mut sig = Md5Sig {
+            addr: [0; 128],
+            flags: TCP_MD5SIG_FLAG_PREFIX,
+            prefix_len: 0,
+            key_len: 16,
+            ifindex: 0,
+            key: [0; 80],
+        };
+        if !sys::random_bytes(&mut sig.key[..16]) {
+            return Err(libc::EAGAIN);
+        }
+        match family {
+            Family::V4 => sig.addr[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes()),
+            Family::V6 => {
+                sig.addr[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+                sig.addr[8..24].copy_from_slice(&peer.0);
+            }
+        }
+        sys::setsockopt_value(fd, libc::IPPROTO_TCP, TCP_MD5SIG_EXT, &sig)?;
+    }
+    // Cheaper drops; the key alone is enough where these are not to be had.
+    let _ = sys::setsockopt_value(fd, libc::IPPROTO_IP, IP_MINTTL, &255i32);
+    if family == Family::V6 {
+        let _ = sys::setsockopt_value(fd, libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT, &255i32);
+    }
+    Ok(())
+}
+
+/// Where the kernel has no TCP-MD5 (FIPS): a socket filter that drops all; asks for CAP_NET_ADMIN on current kernels.
+fn set_filter(fd: RawFd) -> Result<(), i32> {
+    let drop_all = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0 };
+    let fprog = libc::sock_fprog { len: 1, filter: core::ptr::from_ref(&drop_all).cast_mut() };
+    sys::setsockopt_value(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &fprog)
+}
+
+/// Makes the bound kernel socket `fd` a guard, held by a descriptor of our own.
+fn raise(fd: RawFd, family: Family) -> Result<RawFd, i32> {
+    set_rule(fd, family).or_else(|errno| set_filter(fd).map_err(|_| errno))?;
+    let held = sys::move_high(sys::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0)? as RawFd)?;
+    if let Err(errno) = sys::listen(held, 1) {
+        let _ = sys::close(held);
+        return Err(errno);
+    }
+    Ok(held)
+}
+
+/// A guard on the address that the program has bound `fd` to, registered with the stack.
+///
+/// # Errors
+/// The errno; the port is then the kernel's, and must stay so.
+pub fn guard_bound(locked: &mut Locked, fd: RawFd, local: Endpoint, family: Family) -> Result<PortId, i32> {
+    let held = raise(fd, family)?;
+    register(locked, held, local, PortKind::Bound)
+}
+
+fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -> Result<PortId, i32> {
+    match locked.stack().port_create(local, kind) {
+        Ok(port) => {
+            GUARDS.lock().push((port, held));
+            locked.sync_filter();
+            Ok(port)
+        }
+        Err(error) => {
+            let _ = sys::close(held);
+            Err(error.errno())
+        }
+    }
+}
+
+/// A new guard for the stock: on a port of the kernel's choice, for connections from any address of the family.
+///
+/// # Errors
+/// The errno: EADDRNOTAVAIL when the range is used up, EMFILE ...
+pub fn add_stock(locked: &mut Locked, family: Family) -> Result<(PortId, u16), i32> {
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let fd = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)?;
+    let raised = bind_any(fd, family).and_then(|port| Ok((port, raise(fd, family)?)));
+    let _ = sys::close(fd);
+    let (port, held) = match raised {
+        // connect(2) speaks of addresses, not of bind(2)'s.
+        Err(libc::EADDRINUSE) => return Err(libc::EADDRNOTAVAIL),
+        other => other?,
+    };
+    let id = register(locked, held, Endpoint::new(Addr::any(family), port), PortKind::Stock)?;
+    Ok((id, port))
+}
+
+fn bind_any(fd: RawFd, family: Family) -> Result<u16, i32> {
+    if family == Family::V6 {
+        // `::` for IPv6 alone: the same number stays free for IPv4.
+        sys::setsockopt_value(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1i32)?;
+    }
+    let mut name = [0u8; 28];
+    let len = engine::device::sockaddr(Addr::any(family), 0, 0, &mut name);
+    if family == Family::V6 {
+        name[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
+    }
+    sys::bind(fd, &name[..len])?;
+    sys::getsockname(fd, &mut name)?;
+    Ok(u16::from_be_bytes([name[2], name[3]]))
+}
+
+/// Drops the guards whose ports the stack no longer needs. Cheap when nothing was given up.
+pub fn sweep(locked: &mut Locked) {
+    let given_up = locked.stack().ports_given_up();
+    if SWEPT.swap(given_up, Ordering::Relaxed) == given_up {
+        return;
+    }
+    GUARDS.lock().retain(|&(port, fd)| {
+        let alive = locked.stack().port_is_alive(port);
+        if !alive {
+            let _ = sys::close(fd);
+        }
+        alive
+    });
+}
+
+/// Whether `fd` is a guard.
+pub fn owns_fd(fd: RawFd) -> bool {
+    GUARDS.lock().iter().any(|g| g.1 == fd)
+}
+
+/// Every guard's descriptor.
+pub fn fds() -> Vec<RawFd> {
+    GUARDS.lock().iter().map(|g| g.1).collect()
+}
