@@ -17,6 +17,7 @@ demo: build ## a Python server under wrk, on the kernel's TCP and under tcpreloa
 test: build ## everything: unit, simulation, launcher and tools, programs against the kernel as oracle
 	$(CARGO) test --workspace --locked
 	python3 python-tests/run.py
+	python3 python-tests/apps.py
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check

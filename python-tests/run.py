@@ -107,7 +107,7 @@ def report(name, mode, run):
         note, good = run(), True
     except Failed as why:
         note, good = str(why), False
-    print(f"{'ok  ' if good else 'FAIL'} {name:<12} {mode:<24} {time.monotonic() - begin:6.1f} s  ", end="")
+    print(f"{'ok  ' if good else 'FAIL'} {name:<22} {mode:<26} {time.monotonic() - begin:6.1f} s  ", end="")
     print(note if good else "\n" + "\n".join("     " + line for line in note.splitlines()), flush=True)
     return good
 
