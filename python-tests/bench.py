@@ -13,7 +13,7 @@ import sys
 import time
 
 import net
-from run import TCPRELOAD, build
+from harness import stage
 
 # Both ends on one CPU: what counts is CPU time, not the luck of the scheduler.
 PIN = ["taskset", "-c", "0"]
@@ -22,7 +22,7 @@ PIN = ["taskset", "-c", "0"]
 def served(command, shim, visit):
     """Runs `visit(line)` while `command` serves."""
     with net.Line() as line:
-        server = line.server.start(*PIN, *([TCPRELOAD, "--strict"] if shim else []), *command,
+        server = line.server.start(*PIN, *([stage().tcpreload, "--strict"] if shim else []), *command,
                                    stdout=subprocess.PIPE, text=True)
         server.stdout.readline()
         try:
@@ -38,7 +38,7 @@ def echo(shim, connections, seconds):
                                    stdout=subprocess.PIPE, text=True)
         return [float(word) for word in client.communicate()[0].split()]
 
-    binary = build("echo")
+    binary = stage().program("echo")
     return served([binary, "server", "7000"], shim, visit)
 
 
@@ -50,7 +50,7 @@ def bulk(shim, megabytes):
         client.communicate()
         return megabytes / (time.monotonic() - begin)
 
-    binary = build("bulk")
+    binary = stage().program("bulk")
     return served([binary, "server", "7000"], shim, visit)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An HTTP server in plain sockets: port 8080 (or the first argument), listen(1024), a thread for each connection.
 
-It reads each request to its end and answers with a Content-Length; connections stay open until the client closes them.
+It reads each request to its end and answers with a Content-Length. A connection stays open until the client closes it, or
+says that it wants no more: HTTP/1.0, or "Connection: close".
 """
 
 import socket
@@ -36,11 +37,21 @@ def requests(connection):
         yield head
 
 
+def is_last(head):
+    request, *headers = head.lower().split(b"\r\n")
+    options = [line.partition(b":")[2] for line in headers if line.startswith(b"connection:")]
+    if request.endswith(b"http/1.0"):
+        return not any(b"keep-alive" in option for option in options)
+    return any(b"close" in option for option in options)
+
+
 def serve(connection):
     with connection:
         try:
-            for _ in requests(connection):
+            for head in requests(connection):
                 connection.sendall(ANSWER)
+                if is_last(head):
+                    return
         except ConnectionError:
             pass
 

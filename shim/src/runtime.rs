@@ -58,6 +58,8 @@ pub struct Runtime {
     poll_fds: Vec<RawFd>,
     event_fds: Vec<RawFd>,
     pub config: Config,
+    /// CPUs that this process may use.
+    pub cpus: u32,
 }
 
 // SAFETY: the device is only touched by the thread that holds the arena's lock; the rest is read-only.
@@ -126,7 +128,8 @@ impl Runtime {
         arena.words().role.processes.store(1, Ordering::Release);
         let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
         let poll_fds = device.poll_fds().to_vec();
-        Ok(Runtime { arena, device: UnsafeCell::new(device), poll_fds, event_fds, config })
+        let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Ok(Runtime { arena, device: UnsafeCell::new(device), poll_fds, event_fds, config, cpus })
     }
 
     /// Takes the lock.
@@ -275,6 +278,7 @@ impl Locked<'_> {
     /// Receives, runs timers, sends.
     pub fn turn(&mut self) -> Turn {
         self.now = sys::monotonic_now();
+        self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
         let guard = &mut *self.guard;
         driver::turn(guard.stack, self.device, guard.device, self.now)
     }

@@ -2,17 +2,22 @@
 //!
 //! A thread that has nothing to do takes the driver's role if it is free: it waits in ppoll for frames, for its own
 //! descriptors and for the next timer, and runs the stack for all. Threads that find the role taken sleep until the driver
-//! wakes them: on an eventfd of the arena's pool, or on their futex word when the pool is used up and they watch no kernel
-//! descriptor.
+//! wakes them: on their futex word, or on an eventfd of the arena's pool if they watch kernel descriptors as well.
 //!
 //! The role is a lease. A driver that leaves with its own result wakes one sleeper, which takes over. One that was killed is
 //! found out by the sleepers of other processes, which look twice a second; a family of one process sleeps without looking.
+//!
+//! **When more threads are awake than there are CPUs**, nobody drives: each of them looks at the ring anyway when it comes
+//! back for more, and a driver would only be woken for every frame, to wake others that cannot run yet (a server with a
+//! thread for each connection, under an interpreter's lock, for example). One of the sleepers, the deputy, looks every
+//! millisecond whether somebody has taken a turn, and drives if not.
 //!
 //! No wake-up is lost: a thread registers as a waiter and finds that there is nothing for it under one hold of the lock, and
 //! before a driver sleeps it looks once more, under the lock, at whether it was woken.
 
 use crate::errno::Errno;
 use crate::runtime::{Locked, Runtime};
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 use engine::driver::TURN_BUDGET;
@@ -26,6 +31,14 @@ const INLINE_FDS: usize = 16;
 const LEASE_CHECK: Duration = Duration::from_millis(500);
 /// How often a sleeper looks that has a kernel descriptor to watch and found no eventfd free.
 const NO_EVENT_FD: Duration = Duration::from_millis(1);
+
+/// How often the deputy looks.
+const DEPUTY_TICK: Duration = Duration::from_millis(1);
+
+thread_local! {
+    /// This thread counts as busy.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Why a sleep ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,37 +56,31 @@ pub enum Woken {
 pub struct Sleeper<'r> {
     rt: &'r Runtime,
     pub id: WaiterId,
-    event_fd: Option<u16>,
+    event_fd: Cell<Option<u16>>,
 }
 
 impl<'r> Sleeper<'r> {
     /// Registers this thread. The caller ties it to what it waits for, under the same lock.
     pub fn register(rt: &'r Runtime, locked: &mut Locked) -> Result<Sleeper<'r>, Errno> {
-        let event_fd = rt.claim_event_fd();
-        let kind = event_fd.map_or(WakeKind::Futex, WakeKind::EventFd);
-        match locked.stack().waiter_begin(sys::getpid() as u32, kind) {
-            Ok(id) => {
-                if let Some(word) = rt.waiter_words().get(id.index() as usize) {
-                    word.store(0, Ordering::Release);
-                }
-                Ok(Sleeper { rt, id, event_fd })
-            }
-            Err(error) => {
-                rt.give_event_fd(event_fd);
-                Err(error.into())
-            }
+        if BUSY.replace(false) {
+            let _ = rt.role().busy.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| n.checked_sub(1));
         }
+        let id = locked.stack().waiter_begin(sys::getpid() as u32, WakeKind::Futex)?;
+        if let Some(word) = rt.waiter_words().get(id.index() as usize) {
+            word.store(0, Ordering::Release);
+        }
+        Ok(Sleeper { rt, id, event_fd: Cell::new(None) })
     }
 
     /// Takes the registration back. True: a wake-up was meant for this thread, and if it does not look for itself it must
     /// pass it on.
     pub fn unregister(self, locked: &mut Locked) -> bool {
         let woken = locked.stack().waiter_end(self.id);
-        if let Some(n) = self.event_fd {
+        if let Some(n) = self.event_fd.get() {
             // A wake-up that came late must not wake the next owner.
             self.rt.drain_event_fd(n);
         }
-        self.rt.give_event_fd(self.event_fd);
+        self.rt.give_event_fd(self.event_fd.get());
         woken
     }
 
@@ -81,11 +88,38 @@ impl<'r> Sleeper<'r> {
         self.rt.waiter_words().get(self.id.index() as usize).is_none_or(|w| w.load(Ordering::Acquire) != 0)
     }
 
+    /// From now on an eventfd wakes this thread. False: the pool is used up.
+    fn claim_event_fd(&self) -> bool {
+        if self.event_fd.get().is_some() {
+            return true;
+        }
+        let Some(n) = self.rt.claim_event_fd() else { return false };
+        let Ok(mut locked) = self.rt.lock() else {
+            self.rt.give_event_fd(Some(n));
+            return false;
+        };
+        locked.stack().waiter_kind(self.id, WakeKind::EventFd(n));
+        self.event_fd.set(Some(n));
+        true
+    }
+
     /// Sleeps, and drives meanwhile if nobody else does. `fds`: kernel descriptors of interest. `mask`: the signal mask
     /// while sleeping.
     pub fn sleep(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
-        let role = self.rt.role();
+        let woken = self.sleep_somehow(fds, deadline, mask);
+        if matches!(woken, Woken::Ready | Woken::Kernel) {
+            BUSY.set(true);
+            self.rt.role().busy.fetch_add(1, Ordering::AcqRel);
+        }
+        woken
+    }
+
+    fn sleep_somehow(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
         let me = me();
+        let is_plain = fds.is_empty() && mask.is_none();
+        if !is_plain {
+            self.claim_event_fd();
+        }
         loop {
             if self.is_woken() {
                 return Woken::Ready;
@@ -93,22 +127,68 @@ impl<'r> Sleeper<'r> {
             if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
                 return Woken::TimedOut;
             }
-            let holder = role.holder.load(Ordering::Acquire);
-            let free = holder == 0 || is_dead(holder);
-            let taken = free
-                && self.event_fd.is_some()
-                && role.holder.compare_exchange(holder, me, Ordering::AcqRel, Ordering::Acquire).is_ok();
-            let woken = if taken {
-                let woken = self.drive(fds, deadline, mask);
-                self.leave_role(me);
-                Some(woken)
-            } else {
-                self.sleep_beside(fds, deadline, mask, holder)
-            };
-            if let Some(woken) = woken {
+            if let Some(woken) = self.try_to_drive(fds, deadline, mask, me) {
+                return woken;
+            }
+            if let Some(woken) = self.sleep_beside(fds, deadline, mask, me) {
                 return woken;
             }
         }
+    }
+
+    /// Takes the role if it is free and wanted. `None`: somebody else has it, or nobody should.
+    fn try_to_drive(
+        &self,
+        fds: &mut [libc::pollfd],
+        deadline: Option<Instant>,
+        mask: Option<u64>,
+        me: u64,
+    ) -> Option<Woken> {
+        let role = self.rt.role();
+        let holder = role.holder.load(Ordering::Acquire);
+        if holder != 0 && !is_dead(holder) {
+            return None;
+        }
+        if self.others_will_look() && self.be_deputy(me) {
+            return None;
+        }
+        if !self.claim_event_fd()
+            || role.holder.compare_exchange(holder, me, Ordering::AcqRel, Ordering::Acquire).is_err()
+        {
+            return None;
+        }
+        let woken = self.drive(fds, deadline, mask);
+        self.leave_role(me);
+        Some(woken)
+    }
+
+    /// More threads are awake than there are CPUs.
+    fn others_will_look(&self) -> bool {
+        self.rt.role().busy.load(Ordering::Acquire) >= self.rt.cpus
+    }
+
+    /// True: there is a deputy, this thread or another, and somebody has taken a turn lately.
+    fn be_deputy(&self, me: u64) -> bool {
+        let role = self.rt.role();
+        let deputy = role.deputy.load(Ordering::Acquire);
+        if deputy != me {
+            let vacant = deputy == 0 || is_dead(deputy);
+            if vacant {
+                let _ = role.deputy.compare_exchange(deputy, me, Ordering::AcqRel, Ordering::Acquire);
+            }
+            return true;
+        }
+        let last = Instant::from_us(role.heartbeat_us.load(Ordering::Relaxed));
+        if sys::monotonic_now().us_since(last) < DEPUTY_TICK.as_micros() as u64 {
+            return true;
+        }
+        // Those that were thought to be awake have other things to do.
+        role.busy.store(0, Ordering::Release);
+        false
+    }
+
+    fn is_deputy(&self, me: u64) -> bool {
+        self.rt.role().deputy.load(Ordering::Acquire) == me
     }
 
     /// The driver's loop, until there is something for this thread itself.
@@ -142,12 +222,11 @@ impl<'r> Sleeper<'r> {
             let wake_at = earliest(locked.stack().next_deadline(), deadline);
             // Set under the lock: whoever makes an earlier deadline after this sees it and rings.
             role.deadline_us.store(wake_at.unwrap_or(Instant::FAR).as_us(), Ordering::Release);
-            role.wake_slot.store(self.event_fd.map_or(0, |n| u32::from(n) + 1), Ordering::Release);
+            role.wake_slot.store(self.event_fd.get().map_or(0, |n| u32::from(n) + 1), Ordering::Release);
             drop(locked);
             let timeout = wake_at.map(|t| Duration::from_micros(t.us_since(sys::monotonic_now())));
             let result = self.poll(self.rt.poll_fds(), fds, timeout, mask);
             role.wake_slot.store(0, Ordering::Release);
-            role.heartbeat_us.store(now.as_us(), Ordering::Relaxed);
             match result {
                 Err(libc::EINTR) => return Woken::Interrupted,
                 Ok(true) => return Woken::Kernel,
@@ -156,38 +235,43 @@ impl<'r> Sleeper<'r> {
         }
     }
 
-    /// The role is given up; if others sleep, one of them takes over.
+    /// The role is given up; if others sleep, one of them takes over, unless enough threads are awake to look themselves.
     fn leave_role(&self, me: u64) {
         let role = self.rt.role();
         let _ = role.holder.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Acquire);
-        role.turns.fetch_add(1, Ordering::Relaxed);
+        let watched = self.others_will_look() && role.deputy.load(Ordering::Acquire) != 0;
         if role.sleepers.load(Ordering::Acquire) > 0
+            && !watched
             && let Ok(mut locked) = self.rt.lock()
         {
             locked.stack().wake_any(Some(self.id));
         }
     }
 
-    /// Somebody else drives. `None`: look again.
+    /// Somebody else drives, or nobody has to. `None`: look again.
     fn sleep_beside(
         &self,
         fds: &mut [libc::pollfd],
         deadline: Option<Instant>,
         mask: Option<u64>,
-        holder: u64,
+        me: u64,
     ) -> Option<Woken> {
         let role = self.rt.role();
         let now = sys::monotonic_now();
         let mut timeout = deadline.map(|d| Duration::from_micros(d.us_since(now)));
-        if holder >> 32 != sys::getpid() as u64 {
-            timeout = Some(timeout.map_or(LEASE_CHECK, |t| t.min(LEASE_CHECK)));
+        let mut at_most = |t: Duration| timeout = Some(timeout.map_or(t, |old| old.min(t)));
+        let holder = role.holder.load(Ordering::Acquire);
+        if self.is_deputy(me) {
+            at_most(DEPUTY_TICK);
+        } else if holder != 0 && holder >> 32 != me >> 32 {
+            at_most(LEASE_CHECK);
         }
         role.sleepers.fetch_add(1, Ordering::AcqRel);
-        // The role may have become free since it was looked at: whoever left then saw no sleeper.
-        let left = role.holder.load(Ordering::Acquire) != holder;
-        let result = if left {
+        // The role may have become free since it was looked at, by somebody who saw no sleeper.
+        let unwatched = role.holder.load(Ordering::Acquire) == 0 && role.deputy.load(Ordering::Acquire) == 0;
+        let result = if unwatched {
             Ok(false)
-        } else if self.event_fd.is_some() {
+        } else if self.event_fd.get().is_some() {
             self.poll(&[], fds, timeout, mask)
         } else if fds.is_empty() && mask.is_none() {
             self.wait_on_word(timeout)
@@ -196,12 +280,29 @@ impl<'r> Sleeper<'r> {
             self.poll(&[], fds, Some(short), mask)
         };
         role.sleepers.fetch_sub(1, Ordering::AcqRel);
-        match result {
+        let woken = match result {
             Err(libc::EINTR) => Some(Woken::Interrupted),
             Ok(true) => Some(Woken::Kernel),
             // Woken to take over the role? Then there may be nothing ready: the caller looks, and comes back.
             _ if self.is_woken() => Some(Woken::Ready),
             _ => None,
+        };
+        let over = woken.is_some() || deadline.is_some_and(|d| sys::monotonic_now() >= d);
+        if over && self.is_deputy(me) {
+            self.resign(me);
+        }
+        woken
+    }
+
+    /// The deputy leaves. If the role is vacant and others sleep, one of them looks after it.
+    fn resign(&self, me: u64) {
+        let role = self.rt.role();
+        let _ = role.deputy.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Acquire);
+        if role.holder.load(Ordering::Acquire) == 0
+            && role.sleepers.load(Ordering::Acquire) > 0
+            && let Ok(mut locked) = self.rt.lock()
+        {
+            locked.stack().wake_any(Some(self.id));
         }
     }
 
@@ -233,12 +334,12 @@ impl<'r> Sleeper<'r> {
         for (slot, &fd) in all.iter_mut().zip(own) {
             *slot = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         }
-        let event_fd = self.event_fd.map_or(-1, |n| self.rt.event_fds()[n as usize]);
+        let event_fd = self.event_fd.get().map_or(-1, |n| self.rt.event_fds()[n as usize]);
         all[own.len()] = libc::pollfd { fd: event_fd, events: libc::POLLIN, revents: 0 };
         all[own.len() + 1..].copy_from_slice(fds);
         sys::ppoll(all, timeout, mask)?;
         if all[own.len()].revents != 0
-            && let Some(n) = self.event_fd
+            && let Some(n) = self.event_fd.get()
         {
             self.rt.drain_event_fd(n);
         }

@@ -16,7 +16,7 @@ pub struct Words {
 pub struct RoleWords {
     /// `pid << 32 | tid` of the driver; 0: the role is free.
     pub holder: AtomicU64,
-    /// When the driver last showed signs of life, microseconds of CLOCK_MONOTONIC.
+    /// When somebody last took a turn, microseconds of CLOCK_MONOTONIC.
     pub heartbeat_us: AtomicU64,
     /// Until when the driver sleeps if nothing happens, microseconds; `u64::MAX` for ever.
     pub deadline_us: AtomicU64,
@@ -24,13 +24,14 @@ pub struct RoleWords {
     pub wake_slot: AtomicU32,
     /// Threads asleep that could drive.
     pub sleepers: AtomicU32,
-    /// Waiter index of the sleeper that ticks while the role is vacant, plus one; 0: none.
-    pub deputy: AtomicU32,
-    /// Counts hand-overs, to tell churn from rest.
-    pub turns: AtomicU32,
+    /// `pid << 32 | tid` of the sleeper that looks every so often whether anybody drives; 0: none.
+    pub deputy: AtomicU64,
+    /// Threads that were woken with something to do and have not come back to sleep.
+    pub busy: AtomicU32,
+    _pad: AtomicU32,
     /// Eventfds of the pool in use, one bit each.
     pub event_fds: AtomicU64,
     /// Processes that belong to the family.
     pub processes: AtomicU32,
-    pub spare: [AtomicU32; 13],
+    _spare: [AtomicU32; 11],
 }

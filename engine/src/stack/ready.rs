@@ -402,6 +402,16 @@ impl Stack {
         Ok(())
     }
 
+    /// A waiter changes the way it is woken.
+    pub fn waiter_kind(&mut self, id: WaiterId, kind: WakeKind) {
+        if let Some(w) = self.waiters.get_mut(id) {
+            w.event_fd = match kind {
+                WakeKind::Futex => 0,
+                WakeKind::EventFd(n) => u32::from(n) + 1,
+            };
+        }
+    }
+
     /// Whether a wake-up is on its way to this waiter.
     pub fn is_waiter_woken(&self, id: WaiterId) -> bool {
         self.waiters.get(id).is_none_or(|w| w.woken != 0)

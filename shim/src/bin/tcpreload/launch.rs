@@ -113,18 +113,22 @@ fn prepare(options: &Options) -> Result<Command, Failure> {
         Failure::new(EXIT_CANNOT_RUN, format!("{}: cannot be preloaded: {why}", name.display()))
     })?;
     let library = library().map_err(|why| Failure::new(EXIT_LAUNCHER, why))?;
-    check_grant(options)?;
+    let told = check_grant(options)?;
 
     let mut command = Command::new(&path);
+    if told {
+        // The library would say it again, in each process that opens a socket.
+        command.env("TCPRELOAD_TOLD", "1");
+    }
     command.arg0(name).args(&options.command[1..]);
     command.env("LD_PRELOAD", prepend(library.as_os_str(), std::env::var_os("LD_PRELOAD").as_deref()));
     set_options(&mut command, options)?;
     Ok(command)
 }
 
-/// Sees to it that the program can open packet sockets, or says that it cannot.
-fn check_grant(options: &Options) -> Result<(), Failure> {
-    let Grant::Missing(why) = privilege::grant_net_raw() else { return Ok(()) };
+/// Sees to it that the program can open packet sockets, or says that it cannot; true when it said so.
+fn check_grant(options: &Options) -> Result<bool, Failure> {
+    let Grant::Missing(why) = privilege::grant_net_raw() else { return Ok(false) };
     if options.strict {
         return Err(Failure::new(EXIT_LAUNCHER, format!("{why}; {}", privilege::HOW_TO_GRANT)));
     }
@@ -133,7 +137,7 @@ fn check_grant(options: &Options) -> Result<(), Failure> {
         _ => "TCP will run on the kernel",
     };
     eprintln!("tcpreload: {why}: {consequence}; {}", privilege::HOW_TO_GRANT);
-    Ok(())
+    Ok(true)
 }
 
 fn set_options(command: &mut Command, options: &Options) -> Result<(), Failure> {
