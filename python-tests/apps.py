@@ -121,7 +121,8 @@ def clients(server, size):
         "ab": (lambda h: ["ab", "-q", "-n", size.requests, "-c", "4" if small else "20", url(h)], ab_is_good),
         "urllib": (lambda h: [stage().python, "-c", URLLIB, url(h)], lambda t: "200 answers" in t),
     }
-    if not small:
+    # It keeps a connection to an HTTP/1.0 client open without saying so: ab waits for its end, whoever carries it.
+    if not small and server != "threading":
         some["ab -k"] = (lambda h: ["ab", "-q", "-k", "-n", size.requests, "-c", "20", url(h)], ab_is_good)
     for n in size.wrk:
         if n == 1 or not small:
@@ -140,29 +141,21 @@ def visit(server, client, link, stacks, privilege, size):
             raise Skipped(f"{words[0]} is not installed")
         if not shutil.which(str(client_command("x")[0])):
             raise Skipped(f"{client_command('x')[0]} is not installed")
-        errors = stage().file("errors")
-        with open(errors, "w") as to:
-            serving = Side(line.server, stage().command(words), stacks[0], privilege, stderr=to)
-            serving.process.stdout.close()
-            serving.process.stdout = None
-            serving.wait_for_port(port)
-            asking = Side(line.client, stage().command(client_command(line.server_address)), stacks[1], privilege)
-            text = asking.finish(150)
-            said = lambda: "\nserver: " + Path(errors).read_text()[-1500:]
-            if "HANGS" in text or asking.process.returncode != 0 or not is_good(text):
-                raise Failed(text[-2500:] + said())
-            if serving.process.poll() is not None:
-                raise Failed(f"the server has ended: {serving.process.returncode}{said()}")
-            notes = []
-            for namespace in dict.fromkeys((line.server, line.client)):
-                here = [(side, role) for side, role in ((serving, ("server",)), (asking, ("client",)))
-                        if side.namespace is namespace]
-                notes.append(check_stacks(namespace, here))
-            serving.kill(15)
-            try:
-                serving.process.wait(10)
-            except Exception:
-                raise Failed("SIGTERM does not end the server" + said()) from None
+        serving = Side(line.server, stage().command(words), stacks[0], privilege, log=stage().file("log"))
+        serving.wait_for_port(port)
+        asking = Side(line.client, stage().command(client_command(line.server_address)), stacks[1], privilege)
+        text = asking.finish(150)
+        said = lambda: "\nserver: " + serving.logged()[-1500:]
+        if "HANGS" in text or asking.process.returncode != 0 or not is_good(text):
+            raise Failed(text[-2500:] + said())
+        if serving.process.poll() is not None:
+            raise Failed(f"the server has ended: {serving.process.returncode}{said()}")
+        notes = []
+        for namespace in dict.fromkeys((line.server, line.client)):
+            here = [(side, role) for side, role in ((serving, ("server",)), (asking, ("client",)))
+                    if side.namespace is namespace]
+            notes.append(check_stacks(namespace, here))
+        serving.stop()
     rate = re.search(r"(?:Requests/sec: +|Requests per second: +)([\d.]+)", text)
     return "; ".join(filter(None, notes)) + (f"; {float(rate[1]):.0f} requests/s" if rate else "")
 

@@ -55,9 +55,8 @@ class Stage:
     def find_python(self):
         """A Python that nobody in particular can run."""
         for candidate in (os.path.realpath(sys.executable), "/usr/bin/python3"):
-            done = subprocess.run(["setpriv", f"--reuid={NOBODY}", "--clear-groups", candidate, "-c", ""],
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            if done.returncode == 0:
+            if subprocess.run([*PRIVILEGES["none"], "env", candidate, "-c", ""], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, cwd="/").returncode == 0:
                 return candidate
         return sys.executable
 
@@ -113,14 +112,15 @@ class Side:
     """One program of a test, on one of the two stacks."""
 
     def __init__(self, namespace, command, shim, privilege="root", options=("--strict",), environment=None, pin=(),
-                 stderr=subprocess.STDOUT, silent=False):
+                 log=None):
         self.namespace, self.shim = namespace, shim
         self.stats = stage().file("stats")
         prefix = [stage().tcpreload, *options, "--stats", self.stats] if shim else []
-        out = subprocess.DEVNULL if silent else subprocess.PIPE
+        # A server that talks a lot needs a file: nobody reads its pipe while it serves.
+        self.log = log
         self.process = namespace.start(
-            *pin, *PRIVILEGES[privilege], *prefix, *command, stdout=out,
-            stderr=subprocess.DEVNULL if silent else stderr, text=True, errors="backslashreplace", cwd=stage().scratch,
+            *pin, *PRIVILEGES[privilege], *prefix, *command, stdout=open(log, "w") if log else subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="backslashreplace", cwd=stage().scratch,
             env={**os.environ, "HOME": str(stage().scratch), "PYTHONUNBUFFERED": "1", **(environment or {})},
         )
         self.head = ""
@@ -142,7 +142,7 @@ class Side:
         while not self.namespace.listens(port):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise Failed(f"nothing listens on port {port}: " + (self.finish(5) if self.process.stdout else ""))
+                raise Failed(f"nothing listens on port {port}: " + self.finish(5)[-2000:])
             time.sleep(0.02)
 
     def kill(self, how=signal.SIGKILL):
@@ -165,7 +165,10 @@ class Side:
             rest = (rest or "") + f"HANGS: killed after {timeout} s; {hung}\n"
         if self.process.returncode != 0:
             rest = (rest or "") + f"EXIT {self.process.returncode}\n"
-        return self.head + (rest or "")
+        return self.head + (rest or "") + self.logged()
+
+    def logged(self):
+        return Path(self.log).read_text(errors="replace") if self.log else ""
 
     def where(self):
         """In which system calls the threads of a program that hangs are."""
@@ -186,8 +189,8 @@ class Side:
         except subprocess.TimeoutExpired:
             self.kill()
             rest, _ = self.process.communicate()
-            raise Failed(f"SIGTERM does not end it; {rest}")
-        return self.head + (rest or "")
+            raise Failed(f"SIGTERM does not end it; {rest or self.logged()}")
+        return self.head + (rest or "") + self.logged()
 
     def counters(self):
         """The engine's counters: of the live program, or what it has left behind at its end."""

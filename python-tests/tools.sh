@@ -11,6 +11,8 @@ need() { # program package
 need cc gcc
 need make make
 need python3 python3
+# Tests run programs as other users too: a Python under somebody's home will not do.
+[ -x /usr/bin/python3 ] || missing="$missing python3"
 need curl curl
 need wget wget
 need wrk wrk
