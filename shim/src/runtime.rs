@@ -313,9 +313,18 @@ impl Locked<'_> {
         result
     }
 
+    /// What has to be sent leaves; the answer of a peer on this machine may be there already, and is taken.
     fn settle(&mut self) {
-        if self.guard.stack.has_output() {
+        self.sync_filter();
+        for _ in 0..SETTLE_TURNS {
+            if !self.guard.stack.has_output() {
+                break;
+            }
             self.flush();
+            if !self.frames_waiting() {
+                break;
+            }
+            self.turn();
         }
         self.sync_filter();
     }
@@ -329,6 +338,9 @@ impl Locked<'_> {
         }
     }
 }
+
+/// How often a call that sends looks for what its segments have brought about.
+const SETTLE_TURNS: usize = 4;
 
 /// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
 const WAKE_BATCH: usize = 64;
