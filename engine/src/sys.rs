@@ -410,6 +410,21 @@ pub fn process_exists(pid: i32) -> bool {
     !matches!(unsafe { sys!(SYS_kill, pid, 0) }, Err(libc::ESRCH))
 }
 
+/// Whether a process of that number runs, or could: one that has ended and is not waited for yet does not.
+pub fn process_lives(pid: i32) -> bool {
+    let mut path = [0u8; 32];
+    let text = format_args!("/proc/{pid}/stat").to_string();
+    path[..text.len()].copy_from_slice(text.as_bytes());
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return process_exists(pid) };
+    let Ok(fd) = open(path, libc::O_RDONLY | libc::O_CLOEXEC) else { return false };
+    let mut stat = [0u8; 256];
+    let n = read(fd, &mut stat).unwrap_or(0);
+    let _ = close(fd);
+    // The state follows the name, which is in brackets and may hold anything.
+    let state = stat[..n].iter().rposition(|&b| b == b')').and_then(|at| stat.get(at + 2)).copied();
+    !matches!(state, None | Some(b'Z' | b'X'))
+}
+
 /// Fills `out` with randomness; false when the kernel has none (before it is seeded).
 pub fn random_bytes(out: &mut [u8]) -> bool {
     // SAFETY: the slice is writable for its length.

@@ -125,7 +125,7 @@ impl Runtime {
         guard.stack.start(sys::random_seed(), config.sysctls, WINDOW_LIMIT);
         device.refresh(guard.device, guard.stack.interfaces_mut(), sys::monotonic_now(), true);
         drop(guard);
-        arena.words().role.processes.store(1, Ordering::Release);
+        arena.words().join(sys::getpid() as u32);
         let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
         let poll_fds = device.poll_fds().to_vec();
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
@@ -316,11 +316,11 @@ impl Locked<'_> {
     /// What has to be sent leaves; the answer of a peer on this machine may be there already, and is taken.
     fn settle(&mut self) {
         self.sync_filter();
+        if !self.guard.stack.has_output() {
+            return;
+        }
+        self.flush();
         for _ in 0..SETTLE_TURNS {
-            if !self.guard.stack.has_output() {
-                break;
-            }
-            self.flush();
             if !self.frames_waiting() {
                 break;
             }
