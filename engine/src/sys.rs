@@ -241,20 +241,15 @@ pub fn poll_one(fd: RawFd, events: i16) -> i16 {
     }
 }
 
-/// An epoll_ctl that adds nothing: a removal, or a question whether `epfd` is an epoll descriptor.
-pub fn epoll_ctl(epfd: RawFd, op: c_int, fd: RawFd) -> SysResult<()> {
-    let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // SAFETY: the event is a local.
-    unsafe { sys!(SYS_epoll_ctl, epfd, op, fd, &raw mut event) }.map(drop)
-}
-
-/// Whether `fd` is an epoll descriptor: only those can be asked with no time and one event.
+/// Whether `fd` is an epoll descriptor: removing a descriptor from itself is EINVAL for all others, and for these as well,
+/// but removing one that is not in the set is ENOENT for these alone.
 pub fn is_epoll(fd: RawFd) -> bool {
     let mut event = libc::epoll_event { events: 0, u64: 0 };
-    // Zero events is EINVAL for all; one event is EINVAL for what is not an epoll descriptor. It may take an event off an
-    // edge-triggered set, so callers ask only of descriptors that are new to them.
-    // SAFETY: room for one event.
-    !matches!(unsafe { epoll_pwait(fd, &raw mut event, 1, 0, None) }, Err(libc::EINVAL | libc::EBADF))
+    let Ok(stranger) = eventfd(0, libc::EFD_CLOEXEC) else { return false };
+    // SAFETY: the event is a local.
+    let answer = unsafe { sys!(SYS_epoll_ctl, fd, libc::EPOLL_CTL_DEL, stranger, &raw mut event) };
+    let _ = close(stranger);
+    answer == Err(libc::ENOENT)
 }
 
 /// epoll_pwait(2); -1 waits for ever.
@@ -413,6 +408,21 @@ pub fn tgkill(pid: i32, tid: i32, signal: c_int) -> SysResult<()> {
 pub fn process_exists(pid: i32) -> bool {
     // SAFETY: no pointers; signal 0 only asks.
     !matches!(unsafe { sys!(SYS_kill, pid, 0) }, Err(libc::ESRCH))
+}
+
+/// Whether a process of that number runs, or could: one that has ended and is not waited for yet does not.
+pub fn process_lives(pid: i32) -> bool {
+    let mut path = [0u8; 32];
+    let text = format_args!("/proc/{pid}/stat").to_string();
+    path[..text.len()].copy_from_slice(text.as_bytes());
+    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return process_exists(pid) };
+    let Ok(fd) = open(path, libc::O_RDONLY | libc::O_CLOEXEC) else { return false };
+    let mut stat = [0u8; 256];
+    let n = read(fd, &mut stat).unwrap_or(0);
+    let _ = close(fd);
+    // The state follows the name, which is in brackets and may hold anything.
+    let state = stat[..n].iter().rposition(|&b| b == b')').and_then(|at| stat.get(at + 2)).copied();
+    !matches!(state, None | Some(b'Z' | b'X'))
 }
 
 /// Fills `out` with randomness; false when the kernel has none (before it is seeded).

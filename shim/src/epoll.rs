@@ -9,7 +9,7 @@ use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::runtime::{Locked, Runtime};
 use crate::wait::{Sleeper, Woken};
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use core::time::Duration;
 use engine::stack::{EpollEvent, EpollId, EpollOp, SockId};
 use engine::sys;
@@ -37,6 +37,16 @@ pub fn note_created(epfd: RawFd) {
         flag.store(0, Ordering::Relaxed);
     }
     fdtable::set_foreign(epfd);
+    CREATED.fetch_max(epfd, Ordering::Relaxed);
+    wait_set(epfd);
+}
+
+/// The highest number that an epoll descriptor ever had.
+static CREATED: AtomicI32 = AtomicI32::new(-1);
+
+/// Whether `fd` can be an epoll descriptor: asked of every kernel descriptor that is added to a set.
+pub fn may_be_epoll(fd: RawFd) -> bool {
+    fd <= CREATED.load(Ordering::Relaxed) && crate::runtime::attached().is_some() && sys::is_epoll(fd)
 }
 
 /// A duplicate of an epoll descriptor.
@@ -80,6 +90,44 @@ pub fn ctl(
     Ok(0)
 }
 
+/// epoll_ctl of another epoll descriptor: the kernel's set holds its kernel part (and knows of loops), the arena's set the
+/// other. `result` is what the kernel said.
+pub fn nest(epfd: RawFd, op: i32, fd: RawFd, event: *const libc::epoll_event, result: i32) -> Outcome<i32> {
+    let Some((rt, Kind::Epoll(inner))) = wait_set(fd) else { return Ok(result) };
+    let Some((_, Kind::Epoll(outer))) = wait_set(epfd) else { return Ok(result) };
+    let op = match op {
+        libc::EPOLL_CTL_ADD => EpollOp::Add,
+        libc::EPOLL_CTL_MOD => EpollOp::Modify,
+        _ => EpollOp::Delete,
+    };
+    let event = if op == EpollOp::Delete {
+        EpollEvent::default()
+    } else {
+        let e = abi::read(event)?;
+        EpollEvent { events: e.events, data: e.u64 }
+    };
+    rt.lock()?.stack().epoll_nest(outer, op, fd, inner, event)?;
+    Ok(result)
+}
+
+/// The set beside an epoll descriptor, made if it has none yet and this process has an arena: a thread that waits must
+/// see what another adds meanwhile.
+pub fn wait_set(epfd: RawFd) -> Option<(&'static Runtime, Kind)> {
+    match fdtable::lookup(epfd) {
+        Some((rt, Kind::Epoll(set))) => Some((rt, Kind::Epoll(set))),
+        Some(_) => None,
+        None => {
+            let rt = crate::runtime::attached()?;
+            if !sys::is_epoll(epfd) {
+                return None;
+            }
+            let set = rt.lock().ok()?.stack().epoll_create().ok()?;
+            fdtable::set_epoll(epfd, set);
+            Some((rt, Kind::Epoll(set)))
+        }
+    }
+}
+
 /// The arena's set beside `epfd`, made when the first of our sockets is added.
 fn set_of(rt: &Runtime, epfd: RawFd, op: EpollOp) -> Outcome<EpollId> {
     match fdtable::lookup(epfd) {
@@ -87,11 +135,9 @@ fn set_of(rt: &Runtime, epfd: RawFd, op: EpollOp) -> Outcome<EpollId> {
         Some((_, Kind::Socket(_))) => return Err(EINVAL),
         _ => {}
     }
-    // Is it an epoll descriptor at all? The kernel says, of a removal that cannot succeed.
-    match sys::epoll_ctl(epfd, libc::EPOLL_CTL_DEL, epfd) {
-        Err(libc::EBADF) => return Err(Errno(libc::EBADF)),
-        Err(libc::EINVAL) if !sys::is_epoll(epfd) => return Err(EINVAL),
-        _ => {}
+    if !sys::is_epoll(epfd) {
+        let open = sys::fcntl(epfd, libc::F_GETFD, 0).is_ok();
+        return Err(if open { EINVAL } else { Errno(libc::EBADF) });
     }
     if op != EpollOp::Add {
         return Err(Errno(libc::ENOENT));
@@ -187,7 +233,27 @@ impl Out {
         }
         // SAFETY: the rest of the array that was checked to be writable.
         let n = unsafe { sys::epoll_pwait(epfd, self.at.add(keep), (self.max - keep) as i32, 0, None) }?;
-        Ok(if n == 0 { found } else { keep + n })
+        Ok(if n == 0 { found } else { self.without_doubles(keep, n) })
+    }
+
+    /// A nested set may be ready on both sides: it is one registration, and is reported once.
+    fn without_doubles(&self, ours: usize, theirs: usize) -> usize {
+        let mut count = ours;
+        for n in ours..ours + theirs {
+            // SAFETY: all below `ours + theirs` were written, within the array.
+            unsafe {
+                let event = self.at.add(n).read_unaligned();
+                let known = (0..ours).any(|i| {
+                    let e = self.at.add(i).read_unaligned();
+                    (e.u64, e.events) == (event.u64, event.events)
+                });
+                if !known {
+                    self.at.add(count).write_unaligned(event);
+                    count += 1;
+                }
+            }
+        }
+        count
     }
 }
 

@@ -31,7 +31,6 @@ fn retain_all(rt: &Runtime) -> Outcome<()> {
             Kind::Foreign => {}
         }
     }
-    rt.role().processes.fetch_add(1, Ordering::AcqRel);
     Ok(())
 }
 
@@ -59,8 +58,13 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     if pid < 0 && retained {
         let errno = crate::errno::get();
         let _ = release_all(rt, fdtable::ours());
-        rt.role().processes.fetch_sub(1, Ordering::AcqRel);
         crate::errno::set(errno);
+    }
+    // Both sides note the child, so that neither can end first and take itself for the last.
+    match pid {
+        0 => rt.words().join(sys::getpid() as u32),
+        1.. => rt.words().join(pid as u32),
+        _ => {}
     }
     pid
 }
@@ -138,14 +142,14 @@ pub fn before_exec() -> Vec<(RawFd, Kind)> {
         }
     }
     let _ = release_all(rt, released.iter().copied());
-    rt.role().processes.fetch_sub(1, Ordering::AcqRel);
+    rt.words().leave(sys::getpid() as u32);
     released
 }
 
 /// The exec failed.
 pub fn exec_failed(released: &[(RawFd, Kind)]) {
     let Some(rt) = runtime::attached() else { return };
-    rt.role().processes.fetch_add(1, Ordering::AcqRel);
+    rt.words().join(sys::getpid() as u32);
     let Ok(mut locked) = rt.lock() else { return };
     for (_, kind) in released {
         if let Kind::Socket(id) = kind {
@@ -168,7 +172,8 @@ pub fn goodbye() {
     if release_all(rt, held.into_iter()).is_err() {
         return;
     }
-    if rt.role().processes.fetch_sub(1, Ordering::AcqRel) == 1 {
+    rt.words().leave(me as u32);
+    if !rt.words().has_members(|pid| sys::process_lives(pid as i32)) {
         last_of_family(rt);
     } else if let Ok(mut locked) = rt.lock() {
         // Others go on: somebody must watch.

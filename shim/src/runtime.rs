@@ -125,7 +125,7 @@ impl Runtime {
         guard.stack.start(sys::random_seed(), config.sysctls, WINDOW_LIMIT);
         device.refresh(guard.device, guard.stack.interfaces_mut(), sys::monotonic_now(), true);
         drop(guard);
-        arena.words().role.processes.store(1, Ordering::Release);
+        arena.words().join(sys::getpid() as u32);
         let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
         let poll_fds = device.poll_fds().to_vec();
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
@@ -313,9 +313,18 @@ impl Locked<'_> {
         result
     }
 
+    /// What has to be sent leaves; the answer of a peer on this machine may be there already, and is taken.
     fn settle(&mut self) {
-        if self.guard.stack.has_output() {
-            self.flush();
+        self.sync_filter();
+        if !self.guard.stack.has_output() {
+            return;
+        }
+        self.flush();
+        for _ in 0..SETTLE_TURNS {
+            if !self.frames_waiting() {
+                break;
+            }
+            self.turn();
         }
         self.sync_filter();
     }
@@ -329,6 +338,9 @@ impl Locked<'_> {
         }
     }
 }
+
+/// How often a call that sends looks for what its segments have brought about.
+const SETTLE_TURNS: usize = 4;
 
 /// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
 const WAKE_BATCH: usize = 64;

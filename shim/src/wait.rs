@@ -99,6 +99,12 @@ impl<'r> Sleeper<'r> {
             return false;
         };
         locked.stack().waiter_kind(self.id, WakeKind::EventFd(n));
+        // A wake-up that was decided before goes to the futex word, perhaps only after we sleep on the eventfd.
+        if locked.stack().is_waiter_woken(self.id)
+            && let Some(word) = self.rt.waiter_words().get(self.id.index() as usize)
+        {
+            word.store(1, Ordering::Release);
+        }
         self.event_fd.set(Some(n));
         true
     }
@@ -269,7 +275,7 @@ impl<'r> Sleeper<'r> {
         role.sleepers.fetch_add(1, Ordering::AcqRel);
         // The role may have become free since it was looked at, by somebody who saw no sleeper.
         let unwatched = role.holder.load(Ordering::Acquire) == 0 && role.deputy.load(Ordering::Acquire) == 0;
-        let result = if unwatched {
+        let result = if unwatched || self.is_woken() {
             Ok(false)
         } else if self.event_fd.get().is_some() {
             self.poll(&[], fds, timeout, mask)

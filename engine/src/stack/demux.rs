@@ -53,13 +53,17 @@ impl Stack {
             local: Endpoint::new(packet.dst, hdr.dst_port),
             remote: Endpoint::with_scope(packet.src, hdr.src_port, scope),
         };
-        self.demux(now, &tuple, meta, &Segment { hdr: &hdr, payload: &packet.payload[offset..] });
+        self.demux(now, &tuple, meta, packet.ttl, &Segment { hdr: &hdr, payload: &packet.payload[offset..] });
         true
     }
 
-    fn demux(&mut self, now: Instant, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {
+    fn demux(&mut self, now: Instant, tuple: &FourTuple, meta: &RxMeta, ttl: u8, seg: &Segment) {
         let mut iss = None;
         if let Some(id) = self.find_conn(tuple) {
+            if ttl < self.conns[id].min_ttl {
+                self.core.counters.inc(Counter::TCPMinTTLDrop);
+                return;
+            }
             let tcb = &self.conns[id].tcb;
             let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple).is_some();
             if !takes_over {

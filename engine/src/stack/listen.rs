@@ -492,6 +492,7 @@ impl Stack {
         conn.path = meta.source;
         conn.listener = Some(listener);
         conn.tos = options.tos;
+        conn.min_ttl = options.min_ttl;
         if options.ttl != 0 {
             conn.ttl = options.ttl;
         }

@@ -120,7 +120,9 @@ pub struct Conn {
     /// A writer waits for room.
     no_space: bool,
     reuse_addr: bool,
-    _pad: [u8; 3],
+    /// Segments with a smaller TTL are dropped (IP_MINTTL).
+    min_ttl: u8,
+    _pad: [u8; 2],
 }
 
 /// The list of a listener's connections that wait for accept(2).

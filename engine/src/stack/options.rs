@@ -28,7 +28,8 @@ pub struct SocketOptions {
     pub tos: u8,
     /// 0: the sysctl.
     pub ttl: u8,
-    _pad0: u8,
+    /// IP_MINTTL; 0: none.
+    pub min_ttl: u8,
     pub linger_s: u32,
     /// 0 counts as 1.
     pub rcvlowat: u32,
@@ -63,6 +64,7 @@ pub enum SockOpt {
     V6Only,
     Tos,
     Ttl,
+    MinTtl,
     Freebind,
     NoDelay,
     Cork,
@@ -125,6 +127,7 @@ impl Stack {
             // The ECN bits are TCP's.
             SockOpt::Tos => o.tos = (value & 0xfc) as u8,
             SockOpt::Ttl => o.ttl = if value == -1 { 0 } else { in_range(1, 255)? as u8 },
+            SockOpt::MinTtl => o.min_ttl = in_range(0, 255)? as u8,
             SockOpt::Freebind => o.freebind = on,
             SockOpt::NoDelay => o.tcp.nodelay = on,
             SockOpt::Cork => o.tcp.cork = on,
@@ -161,6 +164,7 @@ impl Stack {
             SockOpt::Congestion => conn.tcb.cc.set_reno(on),
             SockOpt::QuickAck => conn.tcb.set_quickack(on),
             SockOpt::Tos => conn.tos = options.tos,
+            SockOpt::MinTtl => conn.min_ttl = options.min_ttl,
             SockOpt::Ttl if options.ttl != 0 => conn.ttl = options.ttl,
             SockOpt::NoDelay | SockOpt::Cork => conn.tcb.options_changed(),
             _ => {}
@@ -194,6 +198,7 @@ impl Stack {
             SockOpt::V6Only => o.v6only.into(),
             SockOpt::Tos => o.tos.into(),
             SockOpt::Ttl => or(u32::from(o.ttl), core.sysctls.ip_default_ttl[0]),
+            SockOpt::MinTtl => o.min_ttl.into(),
             SockOpt::Freebind => o.freebind.into(),
             SockOpt::NoDelay => o.tcp.nodelay.into(),
             SockOpt::Cork => o.tcp.cork.into(),

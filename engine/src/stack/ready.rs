@@ -154,6 +154,8 @@ pub struct EpollSet {
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
     waits: List<WaitLink, OnTarget>,
+    /// Registrations of this set in others.
+    outer: List<EpollItem, OnSocket>,
 }
 
 /// One registration: a socket under one descriptor number.
@@ -162,6 +164,8 @@ pub struct EpollSet {
 pub struct EpollItem {
     set: Option<EpollId>,
     socket: Option<SockId>,
+    /// Or another set: nested epoll.
+    inner: Option<EpollId>,
     data: u64,
     events: u32,
     fd: i32,
@@ -301,6 +305,24 @@ impl Stack {
         let Some(set) = self.sets.get_mut(set_id) else { return };
         set.ready.push_back(&mut self.items, item);
         self.wake_one_of_set(set_id);
+        // Nesting is five deep at most (EP_MAX_NESTS), and acyclic: epoll_nest sees to both.
+        let mut outer = self.sets.get(set_id).and_then(|s| s.outer.front());
+        while let Some(o) = outer {
+            outer = <EpollItem as Linked<OnSocket>>::links(&self.items[o]).next_id();
+            if self.items[o].events & Ready::IN.0 != 0 {
+                self.make_ready(o);
+            }
+        }
+    }
+
+    /// Readiness of what an item stands for.
+    fn item_readiness(&mut self, id: Id<EpollItem>) -> Ready {
+        let (socket, inner) = (self.items[id].socket, self.items[id].inner);
+        match (socket, inner) {
+            (Some(socket), _) => self.readiness(socket),
+            (None, Some(inner)) if self.epoll_ready(inner) => Ready::IN,
+            _ => Ready::NONE,
+        }
     }
 
     fn wake_one_of_set(&mut self, set_id: EpollId) {
@@ -475,6 +497,9 @@ impl Stack {
         while let Some(item) = self.sets[id].items.front() {
             self.remove_item(item);
         }
+        while let Some(item) = self.sets[id].outer.front() {
+            self.remove_item(item);
+        }
         while let Some(link) = self.sets[id].waits.front() {
             if let Some(w) = self.links[link].waiter {
                 self.wake_waiter(w);
@@ -525,6 +550,61 @@ impl Stack {
         }
     }
 
+    /// epoll_ctl(2) for another set, `fd`, whose kernel part the kernel's set has already.
+    ///
+    /// # Errors
+    /// ELOOP is the kernel's to give, which knows all sets; EEXIST, ENOENT, ENOMEM.
+    pub fn epoll_nest(
+        &mut self,
+        set: EpollId,
+        op: EpollOp,
+        fd: i32,
+        inner: EpollId,
+        event: EpollEvent,
+    ) -> Result<()> {
+        let mut at = self.sets.get(inner).and_then(|s| s.outer.front());
+        let mut found = None;
+        while let Some(id) = at {
+            if self.items[id].set == Some(set) && self.items[id].fd == fd {
+                found = Some(id);
+            }
+            at = <EpollItem as Linked<OnSocket>>::links(&self.items[id]).next_id();
+        }
+        match (op, found) {
+            (EpollOp::Add, Some(_)) => Err(Error::Exists),
+            (EpollOp::Add, None) => {
+                let item = EpollItem {
+                    set: Some(set),
+                    inner: Some(inner),
+                    data: event.data,
+                    events: event.events,
+                    fd,
+                    ..EpollItem::zeroed()
+                };
+                let id = self.items.insert(item).map_err(|_| Error::NoMemory)?;
+                if let Some(s) = self.sets.get_mut(inner) {
+                    s.outer.push_back(&mut self.items, id);
+                }
+                if let Some(s) = self.sets.get_mut(set) {
+                    s.items.push_back(&mut self.items, id);
+                }
+                self.look_again(id);
+                Ok(())
+            }
+            (EpollOp::Modify, Some(id)) => {
+                self.items[id].events = event.events;
+                self.items[id].data = event.data;
+                self.look_again(id);
+                Ok(())
+            }
+            (EpollOp::Delete, Some(id)) => {
+                self.remove_item(id);
+                Ok(())
+            }
+            (_, None) => Err(Error::NoEntry),
+        }
+    }
+
     fn find_item(&self, set: EpollId, fd: i32, socket: SockId) -> Option<Id<EpollItem>> {
         let mut at = self.sockets.get(socket)?.items.front();
         while let Some(id) = at {
@@ -559,15 +639,17 @@ impl Stack {
 
     /// Ready at this moment? Then it is reported, edge-triggered or not.
     fn look_again(&mut self, item: Id<EpollItem>) {
-        let Some(socket) = self.items[item].socket else { return };
         let wanted = Ready(self.items[item].events & !EPOLL_FLAGS) | Ready::ALWAYS;
-        if self.readiness(socket).any(wanted) {
+        if self.item_readiness(item).any(wanted) {
             self.make_ready(item);
         }
     }
 
     fn remove_item(&mut self, id: Id<EpollItem>) {
-        let (set, socket) = (self.items[id].set, self.items[id].socket);
+        let (set, socket, inner) = (self.items[id].set, self.items[id].socket, self.items[id].inner);
+        if let Some(s) = inner.and_then(|s| self.sets.get_mut(s)) {
+            s.outer.remove(&mut self.items, id);
+        }
         if let Some(s) = set.and_then(|s| self.sets.get_mut(s)) {
             s.ready.remove(&mut self.items, id);
             s.items.remove(&mut self.items, id);
@@ -590,13 +672,12 @@ impl Stack {
             let Some(set) = self.sets.get_mut(set_id) else { break };
             let Some(id) = set.ready.pop_front(&mut self.items) else { break };
             let item = &self.items[id];
-            let (socket, events, data) = (item.socket, item.events, item.data);
-            let Some(socket) = socket else { continue };
+            let (events, data) = (item.events, item.data);
             let wanted = Ready(events & !EPOLL_FLAGS) | Ready::ALWAYS;
             if events & !EPOLL_FLAGS == 0 {
                 continue;
             }
-            let ready = self.readiness(socket) & wanted;
+            let ready = self.item_readiness(id) & wanted;
             if ready.is_empty() {
                 continue;
             }
@@ -624,10 +705,7 @@ impl Stack {
             at = <EpollItem as Linked<OnReadyList>>::links(&self.items[id]).next_id();
             let item = &self.items[id];
             let wanted = Ready(item.events & !EPOLL_FLAGS) | Ready::ALWAYS;
-            if item.events & !EPOLL_FLAGS != 0
-                && let Some(socket) = item.socket
-                && self.readiness(socket).any(wanted)
-            {
+            if item.events & !EPOLL_FLAGS != 0 && self.item_readiness(id).any(wanted) {
                 return true;
             }
         }
@@ -661,6 +739,7 @@ impl Stack {
             self.sets[id].waits = List::default();
             self.sets[id].items = List::default();
             self.sets[id].ready = List::default();
+            self.sets[id].outer = List::default();
         }
         for id in self.waiters.ids().collect::<Vec<_>>() {
             self.waiters[id].links = List::default();
@@ -688,18 +767,20 @@ impl Stack {
             i.on_socket = Links::default();
             i.of_set = Links::default();
             i.on_ready = Links::default();
-            let (set, socket) = (i.set, i.socket);
-            let both = set.is_some_and(|s| self.sets.get(s).is_some())
-                && socket.is_some_and(|s| self.sockets.get(s).is_some());
-            if !both {
+            let set = i.set.filter(|&s| self.sets.get(s).is_some());
+            let socket = i.socket.filter(|&s| self.sockets.get(s).is_some());
+            let inner = i.inner.filter(|&s| self.sets.get(s).is_some());
+            let Some(set) = set.filter(|_| socket.is_some() || inner.is_some()) else {
                 self.items.remove(id);
                 continue;
-            }
-            if let (Some(set), Some(socket)) = (set, socket) {
-                self.sets[set].items.push_back(&mut self.items, id);
+            };
+            if let Some(socket) = socket {
                 self.sockets[socket].items.push_back(&mut self.items, id);
-                self.sets[set].ready.push_back(&mut self.items, id);
+            } else if let Some(inner) = inner {
+                self.sets[inner].outer.push_back(&mut self.items, id);
             }
+            self.sets[set].items.push_back(&mut self.items, id);
+            self.sets[set].ready.push_back(&mut self.items, id);
         }
         for id in self.waiters.ids().collect::<Vec<_>>() {
             self.wake_waiter(id);

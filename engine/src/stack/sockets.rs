@@ -496,6 +496,9 @@ impl Stack {
         if waiting == 0 {
             return if offset > 0 {
                 Err(Error::WouldBlock)
+            } else if conn.tcb.received_fin() {
+                // SOCK_DONE: the end of the stream comes before an error that followed it.
+                Ok(0)
             } else if s.error != 0 {
                 let errno = core::mem::take(&mut s.error);
                 Err(Error::from_errno(errno).unwrap_or(Error::ConnectionReset))
@@ -544,7 +547,11 @@ impl Stack {
         let state = self.tcp_state(id);
         let core = &mut *self.core;
         let s = &mut self.sockets[id];
-        let Some(conn_id) = s.conn else { return Err(Error::NotConnected) };
+        let Some(conn_id) = s.conn else {
+            // inet_shutdown: refused, and noted all the same.
+            s.shut |= how.bits();
+            return Err(Error::NotConnected);
+        };
         match state {
             State::Closed => return Err(Error::NotConnected),
             State::SynSent => {

@@ -440,7 +440,7 @@ fn a_forged_segment_does_not_turn_the_traffic_to_its_sender() {
     let l = n.b.listener(80, 4);
     let (_, server) = n.connected(l, 80);
     let conn = n.b.stack.sockets[server].conn.unwrap();
-    let elsewhere = Path::direct(2, [2, 0, 0, 0, 0, 9]);
+    let elsewhere = Path { ifindex: 2, peer_mac: [2, 0, 0, 0, 0, 9], own_mac: [2, 0, 0, 0, 0, 1] };
     let tuple = n.b.stack.conns[conn].tuple;
     let (nxt, una) = (n.b.stack.conns[conn].tcb.rcv.nxt, n.b.stack.conns[conn].tcb.snd.una);
     use crate::wire::{Flags, Header};

@@ -46,6 +46,7 @@ fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => (SockOpt::Tos, true),
         (libc::IPPROTO_IP, libc::IP_TTL) => (SockOpt::Ttl, true),
         (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => (SockOpt::Ttl, true),
+        (libc::IPPROTO_IP, IP_MINTTL) => (SockOpt::MinTtl, false),
         (libc::IPPROTO_IP, libc::IP_FREEBIND) => (SockOpt::Freebind, true),
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => (SockOpt::NoDelay, false),
         (libc::IPPROTO_TCP, libc::TCP_CORK) => (SockOpt::Cork, false),
@@ -111,7 +112,6 @@ pub fn set(
         // These would change the guard, or show it.
         (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
         (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
-        (libc::IPPROTO_IP, IP_MINTTL) => Ok(0),
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => Ok(0),
         _ => {
             sys::setsockopt(fd, level, name, abi::bytes(at, len as usize)?)?;

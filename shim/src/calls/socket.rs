@@ -77,6 +77,7 @@ pub fn bind(
     if len as usize > 128 {
         return Err(Errno(libc::EINVAL));
     }
+    check_bind_address(raw, family)?;
     if locked.stack().is_bound(id) || locked.stack().phase(id) != SocketPhase::Unconnected {
         return Err(Errno(libc::EINVAL));
     }
@@ -96,6 +97,21 @@ pub fn bind(
         }
         Err(errno) => Err(Errno(errno)),
     }
+}
+
+/// What inet_bind looks at before it looks at the socket.
+fn check_bind_address(raw: &[u8], family: Family) -> Outcome<()> {
+    let (least, own) = match family {
+        Family::V4 => (16, libc::AF_INET),
+        Family::V6 => (24, libc::AF_INET6),
+    };
+    if raw.len() < least {
+        return Err(Errno(libc::EINVAL));
+    }
+    let given = i32::from(u16::from_ne_bytes([raw[0], raw[1]]));
+    // An old mistake that IPv4 puts up with: AF_UNSPEC and the wildcard.
+    let forgiven = family == Family::V4 && given == libc::AF_UNSPEC && raw[4..8] == [0; 4];
+    if given == own || forgiven { Ok(()) } else { Err(Errno(libc::EAFNOSUPPORT)) }
 }
 
 /// The address that the kernel has given to `fd`.

@@ -168,14 +168,18 @@ hook! {
                 if op == libc::EPOLL_CTL_ADD {
                     epoll::note_kernel_member(epfd);
                 }
-                unsafe { real!(epoll_ctl)(epfd, op, fd, event) }
+                let result = unsafe { real!(epoll_ctl)(epfd, op, fd, event) };
+                if result != 0 || !epoll::may_be_epoll(fd) {
+                    return result;
+                }
+                errno::int(|| epoll::nest(epfd, op, fd, event, result))
             }
         }
     }
 }
 
 fn set_at(epfd: c_int) -> Option<(&'static crate::runtime::Runtime, engine::stack::EpollId)> {
-    match fdtable::lookup(epfd)? {
+    match epoll::wait_set(epfd)? {
         (rt, Kind::Epoll(set)) => Some((rt, set)),
         _ => None,
     }
