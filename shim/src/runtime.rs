@@ -221,9 +221,9 @@ impl Runtime {
 
     fn wake(&self, wake: Wake) {
         let Some(word) = self.waiter_words().get(wake.waiter as usize) else { return };
-        if word.swap(1, Ordering::Release) != 0 {
-            return;
-        }
+        // Also where the word says "woken" already: that may be a late wake-up of the waiter that had this index before, which
+        // went another way (an eventfd, a futex) than the present one sleeps.
+        word.store(1, Ordering::Release);
         match wake.kind {
             WakeKind::Futex => sys::futex_wake(word, 1),
             WakeKind::EventFd(n) => self.ring(n),
