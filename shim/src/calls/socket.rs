@@ -48,11 +48,12 @@ pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
     }
 }
 
-/// A socket that runs on the kernel's TCP: told once on standard error, an error in strict mode.
+/// A socket that runs on the kernel's TCP: told once on standard error (unless the launcher has, TCPRELOAD_TOLD), an error
+/// in strict mode.
 fn left_to_kernel(fd: RawFd, reason: &str) -> Outcome<i32> {
     static TOLD: AtomicBool = AtomicBool::new(false);
     fdtable::set_foreign(fd);
-    if !TOLD.swap(true, Ordering::Relaxed) {
+    if !TOLD.swap(true, Ordering::Relaxed) && std::env::var_os("TCPRELOAD_TOLD").is_none() {
         log::tell(reason);
     }
     if config::is_strict() {
