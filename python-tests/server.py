@@ -10,7 +10,8 @@ import sys
 import threading
 
 BODY = b"Hello, world!\n"
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: %%s\r\n\r\n%s" % (len(BODY), BODY)
+KEPT, CLOSED = ANSWER % b"keep-alive", ANSWER % b"close"
 
 
 def requests(connection):
@@ -49,9 +50,10 @@ def serve(connection):
     with connection:
         try:
             for head in requests(connection):
-                connection.sendall(ANSWER)
                 if is_last(head):
+                    connection.sendall(CLOSED)
                     return
+                connection.sendall(KEPT)
         except ConnectionError:
             pass
 

@@ -270,7 +270,6 @@ pub fn connect(
             if locked.stack().phase(id) != SocketPhase::Listening {
                 locked.stack().disconnect(id);
             }
-            portguard::sweep(&mut locked);
             return Ok(0);
         }
         SockAddr::Inet(remote) => remote,
@@ -300,7 +299,6 @@ pub fn connect(
         // The attempt goes on after a time-out, and after a signal.
         Err(Errno(libc::EAGAIN)) if timed => Err(Errno(libc::EINPROGRESS)),
         Err(errno) => {
-            portguard::sweep(&mut rt.lock()?);
             Err(errno)
         }
     }
@@ -359,7 +357,6 @@ pub fn shutdown(rt: &Runtime, id: SockId, how: i32) -> Outcome<i32> {
     locked.turn_if_due();
     let (stack, now) = locked.stack_now();
     stack.shutdown(now, id, how)?;
-    portguard::sweep(&mut locked);
     Ok(0)
 }
 

@@ -1,0 +1,319 @@
+"""What is not told by comparing one program's output: hostile networks, idle servers, missing privileges, loss, bulk."""
+
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import net
+from harness import PRIVILEGES, Failed, Side, Test, check_stacks, compare, stage
+
+STACKS = {"kernel": False, "tcpreload": True}
+
+
+def mac_of(namespace, name="veth0"):
+    return re.search(r"link/ether (\S+)", namespace.output("ip", "link", "show", name))[1]
+
+
+class Same:
+    """A scenario with an output: what the kernel's TCP gave is what tcpreload has to give."""
+
+    def __init__(self, name, run, privileges=("root", "net_raw"), slow=False):
+        self.name, self.run, self.privileges, self.slow, self.expected = name, run, privileges, slow, None
+
+    def oracle(self):
+        if self.expected is None:
+            self.expected = self.run(False, "root")
+        return self.expected
+
+    def check(self, shim, privilege):
+        expected, note = self.oracle()
+        if shim:
+            output, note = self.run(shim, privilege)
+            compare(expected, output)
+        return note
+
+    def tests(self):
+        yield Test(self.name, "kernel", lambda: self.check(False, "root"), self.slow)
+        for privilege in self.privileges:
+            label = "tcpreload" + ("" if privilege == "root" else f" {privilege}")
+            yield Test(self.name, label, lambda p=privilege: self.check(True, p), self.slow)
+
+
+def exposure(forwards):
+    """What a host answers to forged frames, with listeners on a loopback address, on one address, and on all."""
+
+    def run(shim, privilege):
+        with net.Line() as line:
+            server, client = line.server, line.client
+            server.call("ip", "address", "add", "10.77.1.3/24", "dev", "veth0")
+            # Room for connections that were begun and never finished, and no answers that depend on the second.
+            server.sysctl({"net.ipv4.ip_forward": int(forwards), "net.ipv4.tcp_challenge_ack_limit": 1000000,
+                           "net.ipv4.tcp_syncookies": 0})
+            servers_mac, own_mac = mac_of(server), mac_of(client)
+            for address in ("10.77.1.77", "10.77.1.200"):
+                server.call("ip", "neigh", "add", address, "lladdr", own_mac, "dev", "veth0")
+            side = Side(server, stage().command(["py:listeners.py"]), shim, privilege)
+            side.wait_for_line()
+            output = client.output(*stage().command(["py:probe.py", "veth0", servers_mac, own_mac]))
+            kernel, own = server.kernel_counters(), side.counters()
+            if shim and (kernel["TcpPassiveOpens"] or not own.get("TcpreloadRxFrames")):
+                raise Failed(f"tcpreload has seen no frames, or the kernel served: {own or 'no counters'}")
+            drops = {name[13:]: n for name, n in own.items() if name.startswith("TcpreloadDrop") and n}
+            return output, f"{len(output.splitlines())} probes" + (f", dropped: {drops}" if shim else "")
+
+    return run
+
+
+def malformed(frames):
+    """Live connections that go on echoing under a rain of malformed frames."""
+
+    def run(shim, privilege):
+        with net.Line() as line:
+            side = Side(line.server, stage().command(["c:echo", "server", 7000]), shim, privilege)
+            side.wait_for_line()
+            done = subprocess.run(
+                line.client.command(*stage().command(["py:malformed.py", "veth0", line.server_address, 7000, frames, 1])),
+                capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL)
+            if side.process.poll() is not None:
+                raise Failed(f"the server has ended: {side.process.returncode}\n{side.finish(5)}")
+            if done.returncode:
+                raise Failed(done.stdout + done.stderr)
+            own = side.counters()
+            note = check_stacks(line.server, [(side, ("server",))]) + "; " + done.stderr.strip()
+            if shim:
+                drops = {name: n for name, n in own.items()
+                         if n and (name.startswith("TcpreloadDrop") or name.endswith(("InErrs", "CsumErrors")))}
+                if sum(drops.values()) < int(frames) // 10:
+                    raise Failed(f"{frames} malformed frames, and the drops say {drops}")
+                note += f"; {drops}"
+            return done.stdout, note
+
+    return run
+
+
+def cpu_and_switches(pids):
+    ticks = switches = 0
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            base = f"/proc/{pid}/task/{thread}"
+            ticks += sum(map(int, Path(f"{base}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+            status = Path(f"{base}/status").read_text()
+            switches += int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.M)[1])
+    return ticks, switches
+
+
+def idle(command, seconds):
+    """A server with 100 idle connections uses no CPU and is not woken, nor is anything that tcpreload has started."""
+
+    def run(shim, privilege="root"):
+        with net.Line() as line:
+            side = Side(line.server, stage().command(command), shim, privilege)
+            side.wait_for_line()
+            script = ("import socket, sys\n"
+                      "all = [socket.create_connection((sys.argv[1], 7000), 20) for _ in range(100)]\n"
+                      "print('connected', flush=True)\nsys.stdin.read()")
+            client = line.client.start(stage().python, "-c", script, line.server_address, stdin=subprocess.PIPE,
+                                       stdout=subprocess.PIPE, text=True)
+            if client.stdout.readline() != "connected\n":
+                raise Failed("100 connections could not be made")
+            time.sleep(2)  # the handshakes' last ACKs, delayed ACKs and the like
+            pids = line.server.inhabitants()
+            ticks, switches = cpu_and_switches(pids)
+            time.sleep(seconds)
+            after = cpu_and_switches(line.server.inhabitants())
+            note = check_stacks(line.server, [(side, ("server",))])
+            client.stdin.close()
+            client.wait(10)
+            client.stdout.close()
+            ticks, switches = after[0] - ticks, after[1] - switches
+            text = f"{len(pids)} processes, in {seconds} s: {ticks} ticks of CPU, {switches} wake-ups; {note}"
+            if ticks > 1 or switches > 3:
+                raise Failed(text)
+            side.stop()
+            return text
+
+    return run
+
+
+def without_privilege():
+    """No CAP_NET_RAW: the kernel's TCP serves, and one line says why."""
+    with net.Namespace() as namespace:
+        native = subprocess.run(namespace.command(stage().program("calls")), capture_output=True, text=True, timeout=60)
+    with net.Namespace() as namespace:
+        done = subprocess.run(namespace.command(*PRIVILEGES["none"], stage().tcpreload, stage().program("calls")),
+                              capture_output=True, text=True, timeout=60, cwd="/")
+        compare(native.stdout, done.stdout)
+        if not namespace.kernel_counters()["TcpPassiveOpens"]:
+            raise Failed("the kernel's TCP has not served")
+    lines = done.stderr.splitlines()
+    if len(lines) != 1 or "CAP_NET_RAW" not in lines[0]:
+        raise Failed(f"one line about CAP_NET_RAW was expected on standard error: {done.stderr!r}")
+    return lines[0]
+
+
+def preloaded_without_privilege():
+    """The same where LD_PRELOAD alone is set."""
+    with net.Namespace() as namespace:
+        done = subprocess.run(
+            namespace.command(*PRIVILEGES["none"], "env", f"LD_PRELOAD={stage().path}/libtcpreload.so",
+                              stage().program("threads")),
+            capture_output=True, text=True, timeout=60, cwd="/")
+        if done.returncode or not namespace.kernel_counters()["TcpPassiveOpens"]:
+            raise Failed(f"the kernel's TCP has not served: {done.stdout}{done.stderr}")
+    lines = done.stderr.splitlines()
+    if len(lines) != 1 or "CAP_NET_RAW" not in lines[0]:
+        raise Failed(f"one line about CAP_NET_RAW was expected on standard error: {done.stderr!r}")
+    return lines[0]
+
+
+STRICT = """
+import socket
+for family, kind, name in ((socket.AF_INET, socket.SOCK_STREAM, "TCP"), (socket.AF_INET, socket.SOCK_DGRAM, "UDP"),
+                           (socket.AF_UNIX, socket.SOCK_STREAM, "Unix")):
+    try:
+        socket.socket(family, kind).close()
+        print(name, "yes")
+    except OSError as error:
+        import errno
+        print(name, errno.errorcode[error.errno])
+"""
+
+
+def strict_without_privilege():
+    """TCPRELOAD_STRICT=1: socket() fails with EPERM, for TCP only."""
+    with net.Namespace() as namespace:
+        done = subprocess.run(
+            namespace.command(*PRIVILEGES["none"], "env", "TCPRELOAD_STRICT=1",
+                              f"LD_PRELOAD={stage().path}/libtcpreload.so", stage().python, "-c", STRICT),
+            capture_output=True, text=True, timeout=60, cwd="/")
+    if done.stdout.split("\n") != ["TCP EPERM", "UDP yes", "Unix yes", ""]:
+        raise Failed(done.stdout + done.stderr)
+    return done.stdout.strip()
+
+
+def preloaded():
+    """LD_PRELOAD without the launcher serves as well."""
+    with net.Namespace() as namespace:
+        stats = stage().file("stats")
+        done = subprocess.run(
+            namespace.command("env", f"LD_PRELOAD={stage().path}/libtcpreload.so", f"TCPRELOAD_STATS={stats}",
+                              stage().program("threads")),
+            capture_output=True, text=True, timeout=60, cwd="/")
+        opens = namespace.kernel_counters()["TcpPassiveOpens"]
+    if done.returncode or opens or not os.path.exists(stats):
+        raise Failed(f"the kernel opened {opens}; {done.stdout}{done.stderr}")
+    return done.stdout.strip()
+
+
+def nothing_left():
+    """When a program has ended, so has everything that was started beside it."""
+    with net.Namespace() as namespace:
+        side = Side(namespace, stage().command(["c:threads"]), True)
+        text = side.finish(60)
+        deadline = time.monotonic() + 90  # TIME-WAIT lasts 60 s, and somebody keeps it
+        while namespace.inhabitants() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        left = [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in namespace.inhabitants()]
+        if left:
+            raise Failed(f"still there after 90 s: {left}")
+        if "EXIT" in text or "HANGS" in text:
+            raise Failed(text)
+
+
+def sight():
+    """`tcpreload ss` shows the listener and the connections of a running program, with its addresses and states."""
+    with net.Line() as line:
+        side = Side(line.server, stage().command(["c:echo", "server", 7000]), True)
+        side.wait_for_line()
+        client = line.client.start(stage().python, "-c",
+                                   "import socket, sys\nc = socket.create_connection((sys.argv[1], 7000))\nprint(flush=True)\nsys.stdin.read()",
+                                   line.server_address, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        client.stdout.readline()
+        listing = lambda *words: subprocess.run([stage().tcpreload, "ss", *words, "--pid", str(side.process.pid)],
+                                                capture_output=True, text=True).stdout
+        everything, listeners = listing("-a"), listing("-l")
+        client.stdin.close()
+        client.wait()
+        client.stdout.close()
+        side.stop()
+    for text, words in ((listeners, ("LISTEN", ":7000", "1024")), (everything, ("ESTAB", "10.77.1.1:7000", "10.77.1.2:"))):
+        if not all(word in text for word in words):
+            raise Failed(f"{words} not in:\n{text}")
+    return "LISTEN and ESTAB are shown"
+
+
+def restart(shim, privilege):
+    """A server with live connections is killed and started again: it gets its port at once, and the old ones are ended."""
+    with net.Line() as line:
+        command = stage().command(["c:echo", "server", 7000])
+        first = Side(line.server, command, shim, privilege)
+        first.wait_for_line()
+        script = ("import socket, sys\nc = socket.create_connection((sys.argv[1], 7000), 10)\nc.sendall(b'x'*64)\n"
+                  "print(len(c.recv(64)), flush=True)\nsys.stdin.readline()\n"
+                  "try:\n    print('then', len(c.recv(64)))\nexcept OSError as e:\n    print('then', type(e).__name__)\n"
+                  "d = socket.create_connection((sys.argv[1], 7000), 10)\nd.sendall(b'y'*64)\nprint('anew', len(d.recv(64)), flush=True)\n")
+        client = line.client.start(stage().python, "-c", script, line.server_address, stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        out = client.stdout.readline()
+        first.kill()
+        first.process.wait()
+        begin = time.monotonic()
+        second = Side(line.server, command, shim, privilege)
+        try:
+            second.wait_for_line()
+        except Failed as why:
+            client.kill()
+            client.communicate()
+            raise Failed(f"the second server: {why}") from None
+        took = time.monotonic() - begin
+        try:
+            rest, _ = client.communicate("go\n", timeout=30)
+        except subprocess.TimeoutExpired:
+            client.kill()
+            rest, _ = client.communicate()
+            rest += "the client hangs\n"
+        second.stop()
+        return out + rest, f"up again after {took * 1000:.0f} ms"
+
+
+def overflow(shim, privilege):
+    """listen(4) and nobody accepts: how many of a kernel client's connections come up, and what is counted."""
+    with net.Line() as line:
+        script = "import socket, time\nl = socket.socket()\nl.bind(('', 7000))\nl.listen(4)\nprint('up', flush=True)\ntime.sleep(60)\n"
+        side = Side(line.server, [stage().python, "-c", script], shim, privilege)
+        side.wait_for_line()
+        client = ("import socket, sys, time, select\nall = []\nfor _ in range(12):\n    c = socket.socket()\n    c.setblocking(False)\n"
+                  "    c.connect_ex((sys.argv[1], 7000))\n    all.append(c)\n    time.sleep(0.02)\ntime.sleep(0.3)\n"
+                  "print('connected', len(select.select([], all, [], 0)[1]))\n")
+        output = line.client.output(stage().python, "-c", client, line.server_address)
+        counters = side.counters() if shim else line.server.kernel_counters()
+        for name in ("TcpPassiveOpens", "TcpExtListenOverflows", "TcpExtListenDrops"):
+            output += f"{name} {counters.get(name)}\n"
+        if shim and line.server.kernel_counters()["TcpExtListenOverflows"]:
+            raise Failed("the kernel's queue has overflown, not tcpreload's")
+        return output, output.strip().replace("\n", ", ")
+
+
+def tests(full=False):
+    scenarios = [
+        Same("exposure", exposure(False)),
+        Same("exposure, router", exposure(True), privileges=("root",)),
+        Same("malformed", malformed(100000 if full else 20000), privileges=("root",) if not full else ("root", "net_raw")),
+        Same("restart", restart),
+        Same("overflow", overflow),
+    ]
+    out = [test for scenario in scenarios for test in scenario.tests()]
+    for name, command in (("idle", ["c:echo", "server", 7000]), ("idle, threads", ["py:server.py", 7000])):
+        for stack, shim in STACKS.items():
+            out.append(Test(name, stack, lambda c=command, s=shim: idle(c, 10 if full else 5)(s)))
+    out += [
+        Test("no privilege", "launcher, then kernel", without_privilege),
+        Test("no privilege", "LD_PRELOAD, then kernel", preloaded_without_privilege),
+        Test("no privilege", "tcpreload strict", strict_without_privilege),
+        Test("LD_PRELOAD", "tcpreload", preloaded),
+        Test("tcpreload ss", "tcpreload", sight),
+        Test("nothing left", "tcpreload", nothing_left, slow=True),
+    ]
+    return out
