@@ -339,7 +339,7 @@ fn begin_connect(
             Some(found) => found,
             None => portguard::add_stock(locked, route.source.family())?,
         };
-        locked.stack().borrow_port(id, port, number);
+        locked.stack().borrow_port(now, id, port, number);
     }
     let route = Route { source: route.source, mtu: route.mtu };
     Ok(locked.stack().connect(now, id, remote, &route)?)
