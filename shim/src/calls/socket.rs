@@ -298,9 +298,7 @@ pub fn connect(
         Ok(()) => Ok(0),
         // The attempt goes on after a time-out, and after a signal.
         Err(Errno(libc::EAGAIN)) if timed => Err(Errno(libc::EINPROGRESS)),
-        Err(errno) => {
-            Err(errno)
-        }
+        Err(errno) => Err(errno),
     }
 }
 
