@@ -1,9 +1,9 @@
-//! One turn of the engine: frames in, timers, segments out.
+//! One turn of the engine: frames in, timers, segments out. What is sent is staged; it leaves when the lock is given back.
 //!
 //! Whoever holds the arena's lock may take a turn; nothing here sleeps or wakes anybody.
 
 use crate::device::{Device, DeviceState};
-use crate::stack::Stack;
+use crate::stack::{Stack, TxSink};
 use crate::values::Instant;
 
 /// Frames taken in one turn at most, so that a flood cannot keep the lock.
@@ -16,8 +16,14 @@ pub struct Turn {
     pub frames: usize,
 }
 
-/// Receives what waits, up to the budget, runs the timers that are due, and sends what came of it.
-pub fn turn<D: Device>(stack: &mut Stack, device: &mut D, state: &mut DeviceState, now: Instant) -> Turn {
+/// Receives what waits, up to the budget, runs the timers that are due, and hands what came of it to `sink`.
+pub fn turn<D: Device>(
+    stack: &mut Stack,
+    device: &mut D,
+    sink: &mut impl TxSink,
+    state: &mut DeviceState,
+    now: Instant,
+) -> Turn {
     let mut unknown = false;
     let frames =
         device.receive(state, TURN_BUDGET, &mut |meta, ip| unknown |= !stack.handle_frame(now, meta, ip));
@@ -28,14 +34,8 @@ pub fn turn<D: Device>(stack: &mut Stack, device: &mut D, state: &mut DeviceStat
     if stack.next_deadline().is_some_and(|deadline| deadline <= now) {
         stack.handle_timers(now);
     }
-    send(stack, device, now);
-    Turn { frames }
-}
-
-/// Sends what the stack has to send.
-pub fn send<D: Device>(stack: &mut Stack, device: &mut D, now: Instant) {
     if stack.has_output() {
-        stack.transmit(now, device);
+        stack.transmit(now, sink);
     }
-    device.flush(stack.counters_mut());
+    Turn { frames }
 }

@@ -149,9 +149,13 @@ fn bind_any(fd: RawFd, family: Family) -> Result<u16, i32> {
     Ok(u16::from_be_bytes([name[2], name[3]]))
 }
 
-/// Drops the guards whose ports the stack no longer needs. Cheap when nothing was given up.
+/// Drops the guards whose ports the stack no longer needs. Cheap when nothing was given up; called whenever a thread leaves
+/// the engine.
 pub fn sweep(locked: &mut Locked) {
     let given_up = locked.stack().ports_given_up();
+    if SWEPT.load(Ordering::Relaxed) == given_up {
+        return;
+    }
     if SWEPT.swap(given_up, Ordering::Relaxed) == given_up {
         return;
     }

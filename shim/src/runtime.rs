@@ -11,7 +11,7 @@ use crate::config::Config;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use engine::device::{Device, PacketDevice, WINDOW_LIMIT};
+use engine::device::{Device, PacketDevice, Transmitter, WINDOW_LIMIT};
 use engine::driver::{self, Turn};
 use engine::shared::arena::{Arena, Guard};
 use engine::shared::{RoleWords, Words};
@@ -55,6 +55,8 @@ impl core::fmt::Display for Fallback {
 pub struct Runtime {
     arena: Arena,
     device: UnsafeCell<PacketDevice>,
+    /// Transmitters that no thread uses at the moment.
+    transmitters: Mutex<Vec<Box<Transmitter>>>,
     poll_fds: Vec<RawFd>,
     event_fds: Vec<RawFd>,
     pub config: Config,
@@ -129,7 +131,15 @@ impl Runtime {
         let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
         let poll_fds = device.poll_fds().to_vec();
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Ok(Runtime { arena, device: UnsafeCell::new(device), poll_fds, event_fds, config, cpus })
+        Ok(Runtime {
+            arena,
+            device: UnsafeCell::new(device),
+            transmitters: Mutex::new(Vec::new()),
+            poll_fds,
+            event_fds,
+            config,
+            cpus,
+        })
     }
 
     /// Takes the lock.
@@ -141,7 +151,14 @@ impl Runtime {
         let guard = self.arena.lock().ok_or(Error::Interrupted)?;
         // SAFETY: the lock is held as long as `guard` lives.
         let device = unsafe { &mut *self.device.get() };
-        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, now: Instant::ZERO })
+        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, tx: None, now: Instant::ZERO })
+    }
+
+    /// A transmitter that no thread uses.
+    fn transmitter(&self, device: &PacketDevice) -> Box<Transmitter> {
+        // Not waited for: after a fork it may be locked for ever.
+        let spare = self.transmitters.try_lock().and_then(|mut pool| pool.pop());
+        spare.unwrap_or_else(|| Box::new(device.transmitter()))
     }
 
     pub fn words(&self) -> &Words {
@@ -221,9 +238,9 @@ impl Runtime {
 
     fn wake(&self, wake: Wake) {
         let Some(word) = self.waiter_words().get(wake.waiter as usize) else { return };
-        if word.swap(1, Ordering::Release) != 0 {
-            return;
-        }
+        // Also where the word says "woken" already: that may be a late wake-up of the waiter that had this index before, which
+        // went another way (an eventfd, a futex) than the present one sleeps.
+        word.store(1, Ordering::Release);
         match wake.kind {
             WakeKind::Futex => sys::futex_wake(word, 1),
             WakeKind::EventFd(n) => self.ring(n),
@@ -247,7 +264,9 @@ fn high_event_fd() -> Result<RawFd, i32> {
 pub struct Locked<'a> {
     runtime: &'a Runtime,
     guard: ManuallyDrop<Guard<'a>>,
-    pub device: &'a mut PacketDevice,
+    device: &'a mut PacketDevice,
+    /// Taken when there is something to send.
+    tx: Option<Box<Transmitter>>,
     now: Instant,
 }
 
@@ -280,7 +299,8 @@ impl Locked<'_> {
         self.now = sys::monotonic_now();
         self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
         let guard = &mut *self.guard;
-        driver::turn(guard.stack, self.device, guard.device, self.now)
+        let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
+        driver::turn(guard.stack, self.device, &mut **tx, guard.device, self.now)
     }
 
     /// A turn, if there is anything to do in one: frames in the ring or a timer that is due.
@@ -295,38 +315,13 @@ impl Locked<'_> {
         due
     }
 
-    /// Sends what the stack has to send.
-    pub fn flush(&mut self) {
-        let now = self.now();
-        driver::send(self.guard.stack, self.device, now);
-    }
-
     /// Gives the lock back for the time of `during`, and takes it again.
     pub fn unlocked<T>(&mut self, during: impl FnOnce() -> T) -> T {
         self.leave();
         let result = during();
         // Taken by this thread before, and given back: it can be had again.
-        if let Some(guard) = self.runtime.arena.lock() {
-            self.guard = ManuallyDrop::new(guard);
-        }
-        self.now = Instant::ZERO;
+        assert!(self.take_again(), "the lock was ours a moment ago");
         result
-    }
-
-    /// What has to be sent leaves; the answer of a peer on this machine may be there already, and is taken.
-    fn settle(&mut self) {
-        self.sync_filter();
-        if !self.guard.stack.has_output() {
-            return;
-        }
-        self.flush();
-        for _ in 0..SETTLE_TURNS {
-            if !self.frames_waiting() {
-                break;
-            }
-            self.turn();
-        }
-        self.sync_filter();
     }
 
     /// Lets the packet filter follow the ports that the stack owns; to be called before a guard or a SYN depends on it.
@@ -343,34 +338,75 @@ impl Locked<'_> {
 const SETTLE_TURNS: usize = 4;
 
 /// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
-const WAKE_BATCH: usize = 64;
+const WAKE_BATCH: usize = 32;
 
 impl Locked<'_> {
     /// The way out; see the head of this file.
     fn leave(&mut self) {
-        self.settle();
-        let mut wakes = [None; WAKE_BATCH];
+        for turn in 0.. {
+            crate::portguard::sweep(self);
+            self.sync_filter();
+            self.stage();
+            self.give_back();
+            let Some(tx) = self.tx.as_mut().filter(|tx| !tx.is_empty()) else { return };
+            tx.flush();
+            // A peer on this machine has answered already, perhaps one of our own.
+            let again = turn < SETTLE_TURNS && self.device.ready(self.runtime.arena.peek_device());
+            if !again || !self.take_again() {
+                return;
+            }
+            self.turn();
+        }
+    }
+
+    /// What the stack has to send becomes packets.
+    fn stage(&mut self) {
+        if self.guard.stack.has_output() {
+            let now = self.now();
+            let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
+            tx.report(self.guard.stack.counters_mut());
+            self.guard.stack.transmit(now, &mut **tx);
+        }
+    }
+
+    /// Unlocks, and wakes.
+    fn give_back(&mut self) {
+        let rt = self.runtime;
+        let mut wakes = [const { None }; WAKE_BATCH];
         let mut count = 0;
         while let Some(wake) = self.guard.stack.take_wake() {
-            if count < WAKE_BATCH {
+            if count == WAKE_BATCH {
+                rt.wake(wake);
+            } else {
                 wakes[count] = Some(wake);
                 count += 1;
-            } else {
-                self.runtime.wake(wake);
             }
         }
-        let next_deadline = self.guard.stack.next_deadline();
-        // SAFETY: the guard is not used again before it is replaced.
+        // Only a driver that sleeps has to know of an earlier deadline.
+        let sleeps = rt.role().wake_slot.load(Ordering::Acquire) != 0;
+        let next_deadline = if sleeps { self.guard.stack.next_deadline() } else { None };
+        // SAFETY: the guard is not used again before `take_again` replaces it.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
-        for wake in wakes.iter().take(count).flatten() {
-            self.runtime.wake(*wake);
-        }
-        crate::wait::notify_driver_if_earlier(self.runtime, next_deadline);
+        wakes.iter().take(count).flatten().for_each(|wake| rt.wake(*wake));
+        crate::wait::notify_driver_if_earlier(rt, next_deadline);
+    }
+
+    /// Locks again. False: not to be had.
+    fn take_again(&mut self) -> bool {
+        let Some(guard) = self.runtime.arena.lock() else { return false };
+        self.guard = ManuallyDrop::new(guard);
+        self.now = Instant::ZERO;
+        true
     }
 }
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.leave();
+        if let Some(tx) = self.tx.take()
+            && let Some(mut pool) = self.runtime.transmitters.try_lock()
+        {
+            pool.push(tx);
+        }
     }
 }

@@ -15,7 +15,8 @@
 //! with slots that hold 64 KB recvmmsg has the edge (0.93 against 0.85), which the merged pair leaves lying in exchange for
 //! the bursts. TPACKET_V3 would add a millisecond to every request.
 //!
-//! **Transmit.** Small packets are staged and leave in one sendmmsg; large ones go by reference, at once. Qdiscs are not
+//! **Transmit.** Small packets are staged under the lock and leave in one sendmmsg after it: sending wakes the peer, if it is
+//! on this machine, and must not let it run while others wait for the lock. Large ones go by reference, at once. Qdiscs are not
 //! bypassed: tcpdump sees what leaves.
 #![allow(unsafe_code)]
 
@@ -24,14 +25,15 @@ mod interfaces;
 mod ring;
 mod transmit;
 
-use crate::stack::{Route, TxPacket, TxSink};
+use crate::stack::Route;
 use crate::sys;
 use crate::values::link::PacketType;
 use crate::values::{Addr, Counter, Counters, Family, Instant, InterfaceTable, PortSet, RxMeta};
 use bytemuck::Zeroable;
 use ring::{Ring, Shape};
 use std::os::fd::RawFd;
-use transmit::Transmitter;
+pub use transmit::Transmitter;
+use transmit::TxSockets;
 
 pub use interfaces::sockaddr;
 
@@ -59,7 +61,7 @@ const REFRESH_US: u64 = 50_000;
 const STALE_US: u64 = 5_000_000;
 
 /// A way to receive and send.
-pub trait Device: TxSink {
+pub trait Device {
     /// Hands over up to `budget` frames, each from its IP header on; returns how many.
     fn receive(
         &mut self,
@@ -70,9 +72,6 @@ pub trait Device: TxSink {
 
     /// Frames wait. A load, no system call.
     fn ready(&self, state: &DeviceState) -> bool;
-
-    /// Sends what is staged.
-    fn flush(&mut self, counters: &mut Counters);
 
     /// Reads interfaces and addresses again, if that was not done just now.
     fn refresh(&mut self, state: &mut DeviceState, table: &mut InterfaceTable, now: Instant, unknown: bool);
@@ -85,7 +84,7 @@ pub trait Device: TxSink {
 pub struct PacketDevice {
     rings: Vec<Ring>,
     fds: Vec<RawFd>,
-    transmitter: Transmitter,
+    tx: TxSockets,
 }
 
 impl PacketDevice {
@@ -105,9 +104,14 @@ impl PacketDevice {
                 }
             }
         }
-        let transmitter = Transmitter::open()?;
+        let tx = TxSockets::open()?;
         let fds = rings.iter().map(Ring::fd).collect();
-        Ok(PacketDevice { rings, fds, transmitter })
+        Ok(PacketDevice { rings, fds, tx })
+    }
+
+    /// A transmitter of this thread's own, over the device's sockets.
+    pub fn transmitter(&self) -> Transmitter {
+        Transmitter::new(self.tx)
     }
 
     /// What a driver polls.
@@ -116,12 +120,12 @@ impl PacketDevice {
     }
 
     pub fn owns_fd(&self, fd: RawFd) -> bool {
-        self.fds.contains(&fd) || self.transmitter.fds().contains(&fd)
+        self.fds.contains(&fd) || self.tx.fds().contains(&fd)
     }
 
     /// Every descriptor of the device.
     pub fn all_fds(&self) -> impl Iterator<Item = RawFd> + '_ {
-        self.fds.iter().copied().chain(self.transmitter.fds())
+        self.fds.iter().copied().chain(self.tx.fds())
     }
 
     /// Lets through what is for `ports`, and nothing else.
@@ -177,10 +181,6 @@ impl Device for PacketDevice {
         self.rings.iter().zip(&state.heads).any(|(ring, &head)| ring.stamp(head).is_some())
     }
 
-    fn flush(&mut self, counters: &mut Counters) {
-        self.transmitter.flush(counters);
-    }
-
     fn refresh(&mut self, state: &mut DeviceState, table: &mut InterfaceTable, now: Instant, unknown: bool) {
         let age = now.us_since(state.refreshed);
         if !state.refreshed.is_set() || age >= STALE_US || (unknown && age >= REFRESH_US) {
@@ -197,12 +197,6 @@ impl Device for PacketDevice {
         for ring in &self.rings {
             counters.add(Counter::RxRingFull, u64::from(ring.drops()));
         }
-    }
-}
-
-impl TxSink for PacketDevice {
-    fn transmit(&mut self, packet: &TxPacket<'_>) {
-        self.transmitter.transmit(packet);
     }
 }
 

@@ -6,19 +6,19 @@
 
 use super::high_socket;
 use super::interfaces::sockaddr;
-use crate::stack::TxPacket;
+use crate::stack::{TxPacket, TxSink};
 use crate::sys;
 use crate::values::{Counter, Counters, Family};
 use crate::wire::Sum;
 use crate::wire::ip::{self, PROTO_TCP};
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 use std::os::fd::RawFd;
 
 /// Messages of one sendmmsg.
 const BATCH: usize = 64;
 /// Payloads up to this are copied and wait for the batch; larger ones go by reference, at once.
 const COPY_BYTES: usize = 4096;
-const STAGING_BYTES: usize = 512 * 1024;
+const STAGING_BYTES: usize = 256 * 1024;
 const VNET_HEADER: usize = 10;
 const ETHERNET: usize = 14;
 const MAX_HEADERS: usize = VNET_HEADER + ETHERNET + ip::MAX_HEADER_BYTES + crate::wire::tcp::MAX_HEADER_BYTES;
@@ -46,21 +46,17 @@ struct Staged {
     addr_len: usize,
 }
 
-pub struct Transmitter {
+/// The sockets that packets leave through.
+#[derive(Clone, Copy)]
+pub struct TxSockets {
     direct: RawFd,
     raw_v4: RawFd,
     /// -1 on a kernel without IPv6.
     raw_v6: RawFd,
-    staging: Vec<u8>,
-    used: usize,
-    staged: Vec<Staged>,
-    /// Counted until the next flush.
-    errors: u64,
-    frames: u64,
 }
 
-impl Transmitter {
-    pub fn open() -> Result<Transmitter, i32> {
+impl TxSockets {
+    pub fn open() -> Result<TxSockets, i32> {
         // Protocol 0: this socket receives nothing.
         let direct = high_socket(libc::AF_PACKET, libc::SOCK_RAW, 0)?;
         sys::setsockopt_value(direct, libc::SOL_PACKET, PACKET_VNET_HDR, &1i32)?;
@@ -76,20 +72,41 @@ impl Transmitter {
         for fd in [direct, raw_v4, raw_v6] {
             let _ = sys::setsockopt_value(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, &(4i32 << 20));
         }
-        Ok(Transmitter {
-            direct,
-            raw_v4,
-            raw_v6,
+        Ok(TxSockets { direct, raw_v4, raw_v6 })
+    }
+
+    pub fn fds(&self) -> [RawFd; 3] {
+        [self.direct, self.raw_v4, self.raw_v6]
+    }
+}
+
+/// Packets on their way out, of one thread that is inside of the engine.
+pub struct Transmitter {
+    sockets: TxSockets,
+    staging: Vec<u8>,
+    used: usize,
+    staged: Vec<Staged>,
+    /// Counted until the next report.
+    errors: u64,
+    frames: u64,
+}
+
+impl TxSink for Transmitter {
+    fn transmit(&mut self, packet: &TxPacket<'_>) {
+        Transmitter::transmit(self, packet);
+    }
+}
+
+impl Transmitter {
+    pub fn new(sockets: TxSockets) -> Transmitter {
+        Transmitter {
+            sockets,
             staging: vec![0; STAGING_BYTES],
             used: 0,
             staged: Vec::with_capacity(BATCH),
             errors: 0,
             frames: 0,
-        })
-    }
-
-    pub fn fds(&self) -> [RawFd; 3] {
-        [self.direct, self.raw_v4, self.raw_v6]
+        }
     }
 
     /// Takes a packet: copies it, or sends it now.
@@ -143,7 +160,7 @@ impl Transmitter {
         }
         let message = message(&mut pieces[..count], addr);
         // SAFETY: every pointer leads to a slice that outlives the call; the kernel only reads.
-        match unsafe { sys::sendmsg(self.direct, &message, libc::MSG_DONTWAIT) } {
+        match unsafe { sys::sendmsg(self.sockets.direct, &message, libc::MSG_DONTWAIT) } {
             Ok(_) => self.frames += 1,
             Err(_) => self.errors += 1,
         }
@@ -201,15 +218,23 @@ impl Transmitter {
         }
     }
 
-    /// Sends what is staged, and reports.
-    pub fn flush(&mut self, counters: &mut Counters) {
-        self.send_staged();
+    /// Reports what was sent and what was refused since the last report.
+    pub fn report(&mut self, counters: &mut Counters) {
         if self.frames != 0 {
             counters.add(Counter::TxFrames, core::mem::take(&mut self.frames));
         }
         if self.errors != 0 {
             counters.add(Counter::TxErrors, core::mem::take(&mut self.errors));
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.staged.is_empty()
+    }
+
+    /// Sends what is staged.
+    pub fn flush(&mut self) {
+        self.send_staged();
     }
 
     fn send_staged(&mut self) {
@@ -228,23 +253,26 @@ impl Transmitter {
     /// way: TCP sends it again.
     fn send_run(&mut self, from: usize, run: usize) {
         let fd = match self.staged[from].way {
-            Way::Direct => self.direct,
-            Way::RawV4 => self.raw_v4,
-            Way::RawV6 => self.raw_v6,
+            Way::Direct => self.sockets.direct,
+            Way::RawV4 => self.sockets.raw_v4,
+            Way::RawV6 => self.sockets.raw_v6,
         };
-        let mut pieces = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; BATCH];
-        // SAFETY: zero is a value of mmsghdr: null pointers, zero lengths.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { core::mem::zeroed() };
-        for (n, piece) in pieces.iter_mut().enumerate().take(run) {
-            let s = &self.staged[from + n];
+        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+        for (n, s) in self.staged[from..from + run].iter().enumerate() {
             let bytes = &self.staging[s.at..s.at + s.len];
-            *piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-            messages[n].msg_hdr = message(core::slice::from_mut(piece), &s.addr[..s.addr_len]);
+            let piece = pieces[n]
+                .write(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+            let msg_hdr = message(core::slice::from_mut(piece), &s.addr[..s.addr_len]);
+            messages[n].write(libc::mmsghdr { msg_hdr, msg_len: 0 });
         }
+        // SAFETY: the first `run` were written just above.
+        let messages =
+            unsafe { core::slice::from_raw_parts_mut(messages.as_mut_ptr().cast::<libc::mmsghdr>(), run) };
         let mut done = 0;
         while done < run {
             // SAFETY: every pointer leads to the staging area or to locals; the kernel only reads them.
-            match unsafe { sys::sendmmsg(fd, &mut messages[done..run], libc::MSG_DONTWAIT) } {
+            match unsafe { sys::sendmmsg(fd, &mut messages[done..], libc::MSG_DONTWAIT) } {
                 Ok(sent) if sent > 0 => {
                     self.frames += sent as u64;
                     done += sent;

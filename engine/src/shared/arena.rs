@@ -201,6 +201,12 @@ impl Arena {
         Some(guard)
     }
 
+    /// The device state without the lock: a hint that may be out of date.
+    pub fn peek_device(&self) -> &DeviceState {
+        // SAFETY: plain words that are read as they are; the view itself does not change.
+        unsafe { &*self.device.get() }
+    }
+
     /// The stack without the lock, for an inspector that could not get it: a picture that may be torn.
     pub(super) fn peek(&self) -> &Stack {
         // SAFETY: the view is plain data of this process; what it leads to is read as it is.

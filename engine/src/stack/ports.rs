@@ -14,6 +14,9 @@ use bytemuck::Zeroable;
 
 /// Client ports kept in stock when nothing uses them.
 const STOCK: usize = 2048;
+/// Until the stock has this many ports, one is not used again before it has rested.
+const RESTED: usize = 128;
+const REST_US: u64 = 1_000_000;
 /// A TIME-WAIT may be reused by connect after this long (tcp_tw_reuse_delay).
 const REUSE_AFTER_US: u64 = 1_000_000;
 
@@ -38,6 +41,8 @@ pub struct Port {
     /// ... of these, those without SO_REUSEADDR.
     strict: u32,
     _pad: u32,
+    /// When a connection was last opened from it.
+    used_at: Instant,
     chain: Option<PortId>,
 }
 
@@ -198,8 +203,11 @@ impl Stack {
     }
 
     /// connect(2) of an unbound socket: a port of the stock, for this attempt.
-    pub fn borrow_port(&mut self, id: SockId, port: PortId, number: u16) {
+    pub fn borrow_port(&mut self, now: Instant, id: SockId, port: PortId, number: u16) {
         self.set_port(id, port);
+        if let Some(p) = self.ports.get_mut(port) {
+            p.used_at = now;
+        }
         if let Some(s) = self.sockets.get_mut(id) {
             s.local.port = number;
         }
@@ -246,6 +254,7 @@ impl Stack {
             return None;
         }
         // A few random tries; when most of the stock is in use towards this peer, a new guard is cheaper than a search.
+        let mut best: Option<PortId> = None;
         for _ in 0..16 {
             let core = &mut *self.core;
             core.walk ^= core.walk << 13;
@@ -257,12 +266,18 @@ impl Stack {
             if p.kind != PortKind::Stock || !covers(p.local.addr, local) {
                 continue;
             }
-            let number = p.local.port;
-            if self.tuple_is_free(now, Endpoint::new(local, number), remote) {
-                return Some((id, number));
+            if best.is_none_or(|b| p.used_at < self.ports[b].used_at)
+                && self.tuple_is_free(now, Endpoint::new(local, p.local.port), remote)
+            {
+                best = Some(id);
             }
         }
-        None
+        let id = best?;
+        // The peer may keep the last connection of these names in TIME-WAIT: a port that has rested is better.
+        if stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
+            return None;
+        }
+        Some((id, self.ports[id].local.port))
     }
 
     /// Whether a connection may be opened between the two; a TIME-WAIT that may be reused is taken away.

@@ -353,7 +353,10 @@ impl Tcb {
     ) -> OutSegment {
         let window = self.window_to_offer();
         self.window_sent(env, window);
-        self.acks.now = false;
+        // A full segment has no room for SACK blocks: where there are some, a pure ACK follows that carries them.
+        let reports = self.acks.dsack || !self.reorder.is_empty();
+        let with_blocks = payload_len == 0;
+        self.acks.now &= reports && !with_blocks;
         self.timers.cancel(Timer::DelayedAck);
         self.totals.segs_out = self.totals.segs_out.wrapping_add(1);
         OutSegment {
@@ -361,16 +364,17 @@ impl Tcb {
             ack: self.rcv.nxt,
             flags,
             window: (window >> self.rcv.scale).min(0xffff) as u16,
-            options: self.options_for(env),
+            options: self.options_for(env, with_blocks),
             payload_offset,
             payload_len,
             gso_size,
         }
     }
 
-    fn options_for(&mut self, env: &Env) -> Options {
+    fn options_for(&mut self, env: &Env, with_blocks: bool) -> Options {
         let timestamps = self.ts.enabled.then(|| Timestamps { val: self.ts_now(env), ecr: self.ts.recent });
-        Options { timestamps, sack: self.sack_blocks(), ..Options::default() }
+        let sack = if with_blocks { self.sack_blocks() } else { SackBlocks::default() };
+        Options { timestamps, sack, ..Options::default() }
     }
 
     /// RFC 2018 4 and RFC 2883: the duplicate first, then the range that was received last, then the others.

@@ -32,7 +32,6 @@ pub fn forget(fd: RawFd) {
             linger(rt, &mut locked, id);
             let (stack, now) = locked.stack_now();
             stack.release(now, id);
-            portguard::sweep(&mut locked);
         }
         Kind::Epoll(set) => locked.stack().epoll_release(set),
         Kind::Foreign => {}

@@ -4,7 +4,7 @@ use crate::abi::{self, SockAddr};
 use crate::block::{self, Waiting};
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
-use crate::{config, fdtable, log, portguard};
+use crate::{config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
 use engine::stack::{Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
@@ -48,12 +48,14 @@ pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
     }
 }
 
-/// A socket that runs on the kernel's TCP: told once on standard error, an error in strict mode.
+/// A socket that runs on the kernel's TCP: told once on standard error (unless the launcher has, TCPRELOAD_TOLD), an error
+/// in strict mode.
 fn left_to_kernel(fd: RawFd, reason: &str) -> Outcome<i32> {
     static TOLD: AtomicBool = AtomicBool::new(false);
     fdtable::set_foreign(fd);
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        log::tell(reason);
+    log::warn!("descriptor {fd}: {reason}");
+    if !TOLD.swap(true, Ordering::Relaxed) && std::env::var_os("TCPRELOAD_TOLD").is_none() {
+        crate::log::tell(reason);
     }
     if config::is_strict() {
         let _ = sys::close(fd);
@@ -161,6 +163,9 @@ pub fn listen(rt: &Runtime, fd: RawFd, id: SockId, backlog: i32) -> Outcome<i32>
         }
     }
     locked.stack().listen(id, backlog)?;
+    if let Some(local) = locked.stack().local(id) {
+        log::info!("descriptor {fd} listens on {local}, backlog {backlog}");
+    }
     Ok(0)
 }
 
@@ -215,6 +220,7 @@ pub fn accept(
         }
     };
     fdtable::set_socket(fd, id);
+    log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
     if !addr.is_null() {
         // As Linux: a bad address loses the connection, not the descriptor table.
         if let Err(errno) = abi::give_sockaddr(&accepted.tuple.remote, family, addr, len) {
@@ -269,7 +275,6 @@ pub fn connect(
             if locked.stack().phase(id) != SocketPhase::Listening {
                 locked.stack().disconnect(id);
             }
-            portguard::sweep(&mut locked);
             return Ok(0);
         }
         SockAddr::Inet(remote) => remote,
@@ -298,10 +303,7 @@ pub fn connect(
         Ok(()) => Ok(0),
         // The attempt goes on after a time-out, and after a signal.
         Err(Errno(libc::EAGAIN)) if timed => Err(Errno(libc::EINPROGRESS)),
-        Err(errno) => {
-            portguard::sweep(&mut rt.lock()?);
-            Err(errno)
-        }
+        Err(errno) => Err(errno),
     }
 }
 
@@ -340,8 +342,9 @@ fn begin_connect(
             Some(found) => found,
             None => portguard::add_stock(locked, route.source.family())?,
         };
-        locked.stack().borrow_port(id, port, number);
+        locked.stack().borrow_port(now, id, port, number);
     }
+    log::debug!("descriptor {fd}: connecting to {remote} from {}, MTU {}", route.source, route.mtu);
     let route = Route { source: route.source, mtu: route.mtu };
     Ok(locked.stack().connect(now, id, remote, &route)?)
 }
@@ -358,7 +361,6 @@ pub fn shutdown(rt: &Runtime, id: SockId, how: i32) -> Outcome<i32> {
     locked.turn_if_due();
     let (stack, now) = locked.stack_now();
     stack.shutdown(now, id, how)?;
-    portguard::sweep(&mut locked);
     Ok(0)
 }
 

@@ -15,11 +15,14 @@ pub struct Descriptor {
     pub cookie: Option<u64>,
     /// It only keeps the kernel away from a port that the engine serves.
     pub guard: bool,
+    /// It stands where the library keeps descriptors of its own, such as a second one for a listener.
+    pub is_engines: bool,
 }
 
 /// All socket descriptors of `pid`, of whatever kind.
 pub fn of(pid: i32) -> Vec<Descriptor> {
     let pidfd = pidfd_open(pid);
+    let top = highest_of_program(pid);
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries
         .filter_map(|entry| {
@@ -29,9 +32,20 @@ pub fn of(pid: i32) -> Vec<Descriptor> {
             let copy = pidfd.as_ref().and_then(|pidfd| pidfd_getfd(pidfd, fd));
             let cookie = copy.as_ref().and_then(|copy| engine::sys::socket_cookie(copy.as_raw_fd()).ok());
             let guard = copy.is_some_and(|copy| is_guard(&copy));
-            Some(Descriptor { fd, inode, cookie, guard })
+            Some(Descriptor { fd, inode, cookie, guard, is_engines: fd >= top })
         })
         .collect()
+}
+
+/// Descriptors of the library stand above the limit of open files, or where that cannot be raised, right below it
+/// (`engine::sys::move_high`).
+fn highest_of_program(pid: i32) -> i32 {
+    const ROOM: i32 = 256;
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
+    let soft = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
+    soft.map_or(i32::MAX, |soft: i32| soft.saturating_sub(ROOM).max(3))
 }
 
 /// Guards drop what was routed: no TTL below 255 is let in.

@@ -113,7 +113,7 @@ fn family_rows(family: &Family) -> Vec<Row> {
     let known: BTreeSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
     let mut users: BTreeMap<u64, Vec<User>> = BTreeMap::new();
     for (process, descriptors) in &descriptors {
-        for descriptor in descriptors {
+        for descriptor in descriptors.iter().filter(|descriptor| !descriptor.is_engines) {
             if let Some(cookie) = descriptor.cookie.filter(|cookie| known.contains(cookie)) {
                 users
                     .entry(cookie)
