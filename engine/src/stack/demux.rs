@@ -64,14 +64,11 @@ impl Stack {
                 self.core.counters.inc(Counter::TCPMinTTLDrop);
                 return;
             }
-            let tcb = &self.conns[id].tcb;
-            let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple).is_some();
-            if !takes_over {
+            iss = self.yield_to_syn(now, id, tuple, seg);
+            if iss.is_none() {
                 self.conn_input(now, id, meta, seg);
                 return;
             }
-            iss = Some(tcb.next_iss());
-            self.remove_conn(id);
         }
         if let Some(id) = self.find_request(tuple) {
             self.request_input(now, id, meta, seg);
@@ -92,7 +89,7 @@ impl Stack {
         if outcome.acceptable {
             conn.path = meta.source;
         }
-        self.settle(id, before, outcome);
+        self.settle(now, id, before, outcome);
     }
 
     /// No connection, no listener. On a port whose guard we hold the kernel is silent, so the reset that Linux would

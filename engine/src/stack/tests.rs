@@ -9,6 +9,8 @@ use crate::values::{Addr, Counter, Error, RxMeta, Sysctls};
 use crate::wire::ip::{self, PROTO_TCP};
 use std::collections::VecDeque;
 
+mod segments;
+
 const A: Addr = Addr::v4([10, 0, 0, 1]);
 const B: Addr = Addr::v4([10, 0, 0, 2]);
 
