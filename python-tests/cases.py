@@ -24,6 +24,7 @@ CASES = [
     c("messages"),
     c("processes"),
     c("backlog"),
+    c("binding"),
     c("threads"),
     c("bulk"),
     Case("bulk pair", server=["c:bulk", "server", 7000], client=["c:bulk", "client", "{server}", 7000, 64],
