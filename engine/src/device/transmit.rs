@@ -8,7 +8,7 @@ use super::high_socket;
 use super::interfaces::sockaddr;
 use crate::stack::{TxPacket, TxSink};
 use crate::sys;
-use crate::values::{Counter, Counters, Family};
+use crate::values::{Counter, Counters, Family, FourTuple};
 use crate::wire::Sum;
 use crate::wire::ip::{self, PROTO_TCP};
 use core::mem::size_of;
@@ -94,6 +94,10 @@ pub struct Transmitter {
 impl TxSink for Transmitter {
     fn transmit(&mut self, packet: &TxPacket<'_>) {
         Transmitter::transmit(self, packet);
+    }
+
+    fn is_kernels(&mut self, tuple: &FourTuple) -> bool {
+        super::diag::kernel_serves(tuple)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::sockets::{Before, env};
 use super::{ConnId, Stack};
-use crate::tcp::{Env, Reply, Segment};
+use crate::tcp::{Env, Segment};
 use crate::values::link::{PacketType, RxChecksum};
 use crate::values::{Counter, Endpoint, FourTuple, Instant, RxMeta};
 use crate::wire::ip::{PROTO_TCP, Packet};
@@ -99,9 +99,7 @@ impl Stack {
             self.core.counters.inc(Counter::DropNotOurs);
             return;
         }
-        if let Some(reply) = Reply::reset_for(seg) {
-            self.queue_reply(tuple, meta.source, &reply);
-        }
+        self.refuse(tuple, meta.source, seg);
     }
 }
 

@@ -198,7 +198,7 @@ impl Stack {
             self.core.counters.inc(Counter::DropState);
         } else if f.has(Flags::ACK) {
             if f.has(Flags::SYN) || !self.cookie_input(now, id, tuple, meta, seg) {
-                self.reset_segment(tuple, meta, seg);
+                self.refuse(tuple, meta.source, seg);
             }
         } else if f.has(Flags::SYN) && !f.has(Flags::FIN) {
             self.syn_input(now, id, tuple, meta, seg, iss);
