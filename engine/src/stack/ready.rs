@@ -149,7 +149,7 @@ pub type EpollId = Id<EpollSet>;
 #[repr(C)]
 pub struct EpollSet {
     /// Descriptors of the set, over all processes.
-    refs: u32,
+    pub(super) refs: u32,
     _pad: u32,
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
