@@ -149,7 +149,7 @@ pub type EpollId = Id<EpollSet>;
 #[repr(C)]
 pub struct EpollSet {
     /// Descriptors of the set, over all processes.
-    refs: u32,
+    pub(super) refs: u32,
     _pad: u32,
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
@@ -662,13 +662,13 @@ impl Stack {
         self.items.remove(id);
     }
 
-    /// What epoll_wait(2) returns now: up to `out.len()` events. Level-triggered items stay at the end of the ready list, so
-    /// that a small `out` does not starve the others.
-    pub fn epoll_collect(&mut self, set_id: EpollId, out: &mut [EpollEvent]) -> usize {
+    /// What epoll_wait(2) returns now: up to `max` events. Level-triggered items stay at the end of the ready list, so
+    /// that a small `max` does not starve the others.
+    pub fn epoll_collect(&mut self, set_id: EpollId, max: usize, mut give: impl FnMut(EpollEvent)) -> usize {
         let mut count = 0;
         let pending = self.sets.get(set_id).map_or(0, |s| s.ready.len());
         for _ in 0..pending {
-            if count == out.len() {
+            if count == max {
                 break;
             }
             let Some(set) = self.sets.get_mut(set_id) else { break };
@@ -683,7 +683,7 @@ impl Stack {
             if ready.is_empty() {
                 continue;
             }
-            out[count] = EpollEvent { events: ready.0, data };
+            give(EpollEvent { events: ready.0, data });
             count += 1;
             if events & EPOLLONESHOT != 0 {
                 self.items[id].events &= EPOLL_FLAGS;
