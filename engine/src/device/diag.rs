@@ -85,6 +85,7 @@ mod tests {
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(host) else { continue };
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (_server, _) = listener.accept().unwrap();
             let local = endpoint(listener.local_addr().unwrap());
             let remote = endpoint(client.local_addr().unwrap());
             assert!(kernel_serves(&FourTuple { local, remote }));
