@@ -191,10 +191,10 @@ impl Stack {
         if f.has(Flags::RST) {
             self.core.counters.inc(Counter::DropState);
         } else if f.has(Flags::ACK) {
-            if f.has(Flags::SYN) || !self.cookie_input(now, id, tuple, meta, seg) {
-                if let Some(reply) = Reply::reset_for(seg) {
-                    self.queue_reply(tuple, meta.source, &reply);
-                }
+            if (f.has(Flags::SYN) || !self.cookie_input(now, id, tuple, meta, seg))
+                && let Some(reply) = Reply::reset_for(seg)
+            {
+                self.queue_reply(tuple, meta.source, &reply);
             }
         } else if f.has(Flags::SYN) && !f.has(Flags::FIN) {
             self.syn_input(now, id, tuple, meta, seg, iss);
