@@ -186,7 +186,7 @@ impl Transmitter {
         }
         let sum = Sum::default()
             .pseudo(p.src, p.dst, PROTO_TCP, end - tcp_at)
-            .add(&self.staging[tcp_at..end])
+            .plus(&self.staging[tcp_at..end])
             .finish();
         self.staging[tcp_at + 16..tcp_at + 18].copy_from_slice(&sum.to_be_bytes());
         let mut addr = [0; 28];

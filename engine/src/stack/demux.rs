@@ -41,7 +41,7 @@ impl Stack {
         if meta.checksum == RxChecksum::Unverified {
             let sum = Sum::default()
                 .pseudo(packet.src, packet.dst, PROTO_TCP, packet.payload.len())
-                .add(packet.payload);
+                .plus(packet.payload);
             if sum.finish() != 0 {
                 core.counters.inc(Counter::InErrs);
                 core.counters.inc(Counter::InCsumErrors);
