@@ -7,9 +7,24 @@ pub fn start() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if std::env::var_os("RUST_LOG").is_some() {
-            let _ = env_logger::Builder::from_default_env().try_init();
+            let stderr = env_logger::Target::Pipe(Box::new(Stderr));
+            let _ = env_logger::Builder::from_default_env().target(stderr).try_init();
+            log::info!("tcpreload {} in process {}", env!("CARGO_PKG_VERSION"), engine::sys::getpid());
         }
     });
+}
+
+/// Standard error by system call: `std::io::stderr` would come back through our own write(2).
+struct Stderr;
+
+impl std::io::Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        engine::sys::write(2, text).map_err(std::io::Error::from_raw_os_error)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One line for the user, on standard error, log or no log.

@@ -144,7 +144,9 @@ impl Header {
                 out[1] = self.tos;
                 out[2..4].copy_from_slice(&total.to_be_bytes());
                 out[4..6].copy_from_slice(&self.id.to_be_bytes());
-                out[6] = 0x40;
+                // DF stays clear: the ICMP errors that path MTU discovery needs are not evaluated, so routers may cut (Linux
+                // with ip_no_pmtu_disc = 1).
+                out[6] = 0;
                 out[8] = self.ttl;
                 out[9] = self.proto;
                 out[12..16].copy_from_slice(&self.src.octets_v4());

@@ -4,7 +4,7 @@ use crate::abi::{self, SockAddr};
 use crate::block::{self, Waiting};
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
-use crate::{config, fdtable, log, portguard};
+use crate::{config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
 use engine::stack::{Accepted, Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
@@ -53,8 +53,9 @@ pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
 fn left_to_kernel(fd: RawFd, reason: &str) -> Outcome<i32> {
     static TOLD: AtomicBool = AtomicBool::new(false);
     fdtable::set_foreign(fd);
+    log::warn!("descriptor {fd}: {reason}");
     if !TOLD.swap(true, Ordering::Relaxed) && std::env::var_os("TCPRELOAD_TOLD").is_none() {
-        log::tell(reason);
+        crate::log::tell(reason);
     }
     if config::is_strict() {
         let _ = sys::close(fd);
@@ -162,6 +163,9 @@ pub fn listen(rt: &Runtime, fd: RawFd, id: SockId, backlog: i32) -> Outcome<i32>
         }
     }
     locked.stack().listen(id, backlog)?;
+    if let Some(local) = locked.stack().local(id) {
+        log::info!("descriptor {fd} listens on {local}, backlog {backlog}");
+    }
     Ok(0)
 }
 
@@ -234,6 +238,7 @@ fn descriptor_for(
                 o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
             }
             fdtable::set_socket(fd, id);
+            log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
             Ok((fd, id))
         }
         Err(error) => {
@@ -348,6 +353,7 @@ fn begin_connect(
         };
         locked.stack().set_port(id, port);
     }
+    log::debug!("descriptor {fd}: connecting to {remote} from {}, MTU {}", route.source, route.mtu);
     let route = Route { source: route.source, mtu: route.mtu };
     Ok(locked.stack().connect(now, id, remote, &route)?)
 }

@@ -72,11 +72,15 @@ impl Found {
     }
 }
 
-/// Looks through /proc. With `pid`, only for the family of that process.
+/// Looks through /proc: with `pid` for the family of that process, else, like ss(8) and nstat(8), in this network namespace.
 pub fn find(pid: Option<i32>) -> Found {
+    let here = network_of("self");
     let mut found = Found::default();
     let mut arenas: BTreeMap<(u64, u64), (PathBuf, Vec<Process>)> = BTreeMap::new();
     for process in processes() {
+        if pid.is_none() && network_of(&process.pid.to_string()) != here {
+            continue;
+        }
         match arena_of(process.pid) {
             Some((key, path)) => arenas.entry(key).or_insert((path, Vec::new())).1.push(process),
             None if pid.is_none_or(|pid| pid == process.pid) => {
@@ -100,6 +104,11 @@ pub fn find(pid: Option<i32>) -> Found {
 fn open(path: &Path) -> Result<Inspector, String> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
     Inspector::open(&path).map_err(|e| e.to_string())
+}
+
+/// The network namespace of a process, where this user may know it.
+fn network_of(process: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{process}/ns/net")).ok()
 }
 
 fn processes() -> impl Iterator<Item = Process> {
