@@ -32,6 +32,7 @@ CASES = [
     c("deaths"),
     c("crowd"),
     c("backlog"),
+    c("binding"),
     c("threads"),
     c("bulk"),
     py("py_sockets"),

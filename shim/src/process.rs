@@ -125,21 +125,18 @@ pub fn daemon(nochdir: bool, noclose: bool, real_fork: impl FnOnce() -> libc::pi
     Ok(0)
 }
 
-/// An exec is about to happen: descriptors that it closes lose their reference. Sockets whose only descriptor this is are
-/// left alone: should the exec fail, they must still be there, and if it succeeds the lock's repair is not needed for
-/// them either: they are closed by the last look at the family.
+/// An exec is about to happen. The new program will know nothing of our sockets, close-on-exec or not: this process's
+/// references are given back, or a connection that it once inherited would never end. What nobody else holds is left alone:
+/// should the exec fail, it must still be there.
 pub fn before_exec() -> Vec<(RawFd, Kind)> {
     let Some(rt) = runtime::attached() else { return Vec::new() };
     let mut released = Vec::new();
-    for (fd, kind) in fdtable::ours() {
-        let closes = sys::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|f| f as i32 & libc::FD_CLOEXEC != 0);
-        let shared = match kind {
-            Kind::Socket(id) => rt.lock().is_ok_and(|mut l| l.stack().refs(id) > 1),
-            _ => false,
-        };
-        if closes && shared {
-            released.push((fd, kind));
-        }
+    if let Ok(mut locked) = rt.lock() {
+        released.extend(fdtable::ours().filter(|&(_, kind)| match kind {
+            Kind::Socket(id) => locked.stack().refs(id) > 1,
+            Kind::Epoll(set) => locked.stack().epoll_refs(set) > 1,
+            Kind::Foreign => false,
+        }));
     }
     let _ = release_all(rt, released.iter().copied());
     rt.words().leave(sys::getpid() as u32);
@@ -152,8 +149,10 @@ pub fn exec_failed(released: &[(RawFd, Kind)]) {
     rt.words().join(sys::getpid() as u32);
     let Ok(mut locked) = rt.lock() else { return };
     for (_, kind) in released {
-        if let Kind::Socket(id) = kind {
-            locked.stack().retain(*id);
+        match *kind {
+            Kind::Socket(id) => locked.stack().retain(id),
+            Kind::Epoll(set) => locked.stack().epoll_retain(set),
+            Kind::Foreign => {}
         }
     }
 }

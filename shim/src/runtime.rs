@@ -56,7 +56,7 @@ pub struct Runtime {
     arena: Arena,
     device: UnsafeCell<PacketDevice>,
     /// Transmitters that no thread uses at the moment.
-    transmitters: Mutex<Vec<Box<Transmitter>>>,
+    transmitters: Mutex<Vec<Transmitter>>,
     poll_fds: Vec<RawFd>,
     event_fds: Vec<RawFd>,
     pub config: Config,
@@ -155,10 +155,10 @@ impl Runtime {
     }
 
     /// A transmitter that no thread uses.
-    fn transmitter(&self, device: &PacketDevice) -> Box<Transmitter> {
+    fn transmitter(&self, device: &PacketDevice) -> Transmitter {
         // Not waited for: after a fork it may be locked for ever.
         let spare = self.transmitters.try_lock().and_then(|mut pool| pool.pop());
-        spare.unwrap_or_else(|| Box::new(device.transmitter()))
+        spare.unwrap_or_else(|| device.transmitter())
     }
 
     pub fn words(&self) -> &Words {
@@ -266,7 +266,7 @@ pub struct Locked<'a> {
     guard: ManuallyDrop<Guard<'a>>,
     device: &'a mut PacketDevice,
     /// Taken when there is something to send.
-    tx: Option<Box<Transmitter>>,
+    tx: Option<Transmitter>,
     now: Instant,
 }
 
@@ -300,7 +300,7 @@ impl Locked<'_> {
         self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
         let guard = &mut *self.guard;
         let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
-        driver::turn(guard.stack, self.device, &mut **tx, guard.device, self.now)
+        driver::turn(guard.stack, self.device, tx, guard.device, self.now)
     }
 
     /// A turn, if there is anything to do in one: frames in the ring or a timer that is due.
@@ -365,7 +365,7 @@ impl Locked<'_> {
             let now = self.now();
             let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
             tx.report(self.guard.stack.counters_mut());
-            self.guard.stack.transmit(now, &mut **tx);
+            self.guard.stack.transmit(now, tx);
         }
     }
 

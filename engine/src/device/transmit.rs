@@ -8,7 +8,7 @@ use super::high_socket;
 use super::interfaces::sockaddr;
 use crate::stack::{TxPacket, TxSink};
 use crate::sys;
-use crate::values::{Counter, Counters, Family};
+use crate::values::{Counter, Counters, Family, FourTuple};
 use crate::wire::Sum;
 use crate::wire::ip::{self, PROTO_TCP};
 use core::mem::{MaybeUninit, size_of};
@@ -94,6 +94,10 @@ pub struct Transmitter {
 impl TxSink for Transmitter {
     fn transmit(&mut self, packet: &TxPacket<'_>) {
         Transmitter::transmit(self, packet);
+    }
+
+    fn is_kernels(&mut self, tuple: &FourTuple) -> bool {
+        super::diag::kernel_serves(tuple)
     }
 }
 
@@ -182,7 +186,7 @@ impl Transmitter {
         }
         let sum = Sum::default()
             .pseudo(p.src, p.dst, PROTO_TCP, end - tcp_at)
-            .add(&self.staging[tcp_at..end])
+            .plus(&self.staging[tcp_at..end])
             .finish();
         self.staging[tcp_at + 16..tcp_at + 18].copy_from_slice(&sum.to_be_bytes());
         let mut addr = [0; 28];

@@ -91,6 +91,11 @@ impl Stack {
         listeners.chain(conns).chain(requests).collect()
     }
 
+    /// Descriptors of an epoll set, over all processes.
+    pub fn epoll_refs(&self, id: super::EpollId) -> u32 {
+        self.sets.get(id).map_or(0, |s| s.refs)
+    }
+
     /// Chunks, connections, sockets, ports and waiters in use: what must be flat over hours.
     pub fn usage(&self) -> [(&'static str, usize); 7] {
         [

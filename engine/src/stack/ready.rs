@@ -149,7 +149,7 @@ pub type EpollId = Id<EpollSet>;
 #[repr(C)]
 pub struct EpollSet {
     /// Descriptors of the set, over all processes.
-    refs: u32,
+    pub(super) refs: u32,
     _pad: u32,
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
@@ -249,8 +249,10 @@ impl Stack {
         let tcb = &conn.tcb;
         let mut ready = err;
         let closed = tcb.state() == State::Closed;
-        let rcv_shut = tcb.at_eof();
-        if closed || (rcv_shut && tcb.is_send_shutdown()) {
+        // A shutdown before the connection stays in force (c-tests/binding.c).
+        let rcv_shut = tcb.at_eof() || s.shut & 1 != 0;
+        let snd_shut = tcb.is_send_shutdown() || s.shut & 2 != 0;
+        if closed || (rcv_shut && snd_shut) {
             ready = ready | Ready::HUP;
         }
         if rcv_shut {
@@ -262,7 +264,7 @@ impl Stack {
         if tcb.readable_bytes() >= s.options.rcvlowat.max(1) as usize {
             ready = ready | Ready::IN;
         }
-        if tcb.is_send_shutdown() || tcb.is_writable(&env) {
+        if snd_shut || tcb.is_writable(&env) {
             ready = ready | Ready::OUT;
         } else {
             conn.no_space = true;

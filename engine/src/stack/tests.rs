@@ -9,6 +9,8 @@ use crate::values::{Addr, Counter, Error, RxMeta, Sysctls};
 use crate::wire::ip::{self, PROTO_TCP};
 use std::collections::VecDeque;
 
+mod segments;
+
 const A: Addr = Addr::v4([10, 0, 0, 1]);
 const B: Addr = Addr::v4([10, 0, 0, 2]);
 
@@ -417,7 +419,7 @@ fn bad_packets_are_counted_and_nothing_else() {
         } else {
             // A right IP checksum, so that TCP sees it.
             bad[10..12].fill(0);
-            let sum = crate::wire::Sum::default().add(&bad[..20]).finish();
+            let sum = crate::wire::Sum::default().plus(&bad[..20]).finish();
             bad[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         let meta =

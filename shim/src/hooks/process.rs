@@ -20,8 +20,8 @@ hook! {
 
 hook! {
     unsafe fn vfork() -> pid_t => tcpreload_vfork {
-        // The real vfork cannot be called from a function that returns; fork(2) behind it can.
-        process::vfork(|| unsafe { libc::fork() })
+        // The real vfork cannot be called from a function that returns; fork can. (`libc::fork` would be our own.)
+        process::vfork(|| unsafe { real!(fork)() })
     }
 }
 
@@ -30,7 +30,7 @@ hook! {
         if crate::runtime::attached().is_none() {
             return unsafe { real!(daemon)(nochdir, noclose) };
         }
-        errno::int(|| process::daemon(nochdir != 0, noclose != 0, || unsafe { libc::fork() }))
+        errno::int(|| process::daemon(nochdir != 0, noclose != 0, || unsafe { real!(fork)() }))
     }
 }
 
