@@ -248,7 +248,7 @@ impl Stack {
         };
         let tcb = &conn.tcb;
         let mut ready = err;
-        let closed = tcb.state() == State::Closed;
+        let closed = matches!(tcb.state(), State::Closed | State::TimeWait);
         // A shutdown before the connection stays in force (c-tests/binding.c).
         let rcv_shut = tcb.at_eof() || s.shut & 1 != 0;
         let snd_shut = tcb.is_send_shutdown() || s.shut & 2 != 0;

@@ -191,7 +191,7 @@ pub fn accept(
         return Err(Errno(libc::EINVAL));
     }
     let waiting = waiting_to_receive(rt, id, Ready::IN, true)?;
-    let (fd, accepted, connection) = block::until(rt, &waiting, |l| {
+    let (fd, accepted, connection) = block::until(rt, &waiting, |l, _| {
         let accepted = l.stack().accept_begin(id)?;
         // Under one hold of the lock: a connection is either in the queue or some descriptor's.
         Ok(descriptor_for(l, id, accepted, flags).map(|(fd, connection)| (fd, accepted, connection)))
@@ -308,7 +308,7 @@ pub fn connect(
     }
     let waiting = waiting_to_send(rt, id)?;
     let timed = waiting.deadline.is_some();
-    let connected = block::until(rt, &waiting, |l| match l.stack().connect_result(id) {
+    let connected = block::until(rt, &waiting, |l, _| match l.stack().connect_result(id) {
         Err(Error::Already) => Err(Error::WouldBlock),
         other => other,
     });
