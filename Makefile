@@ -1,6 +1,6 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test oracle apps lint bench check clean tools
+.PHONY: help build demo test oracle queues apps lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -22,6 +22,9 @@ test: build ## everything: unit, simulation, launcher and tools, programs agains
 
 oracle: build ## only the programs; ARGS="-k epoll -v" chooses (python-tests/run.py --help)
 	python3 python-tests/run.py $(ARGS)
+
+queues: build ## the listen queues, full and overflowing: Linux and tcpreload side by side
+	python3 python-tests/queues.py
 
 apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every server with every client
 	python3 python-tests/run.py --all

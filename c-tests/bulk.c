@@ -1,5 +1,5 @@
-/* Many bytes each way, with a checksum: `bulk server PORT`, `bulk client ADDRESS PORT MEGABYTES`, or `bulk` for both in one
- * process. Both sides send what a seed gives and check what the other's seed gives. */
+/* Many bytes each way, with a checksum: `bulk server PORT [RCVBUF]`, `bulk client ADDRESS PORT MEGABYTES [RCVBUF]`, or
+ * `bulk` for both in one process. Both sides send what a seed gives and check what the other's seed gives. */
 #include "t.h"
 
 static uint64_t next(uint64_t *s) {
@@ -71,8 +71,16 @@ static void server(int l) {
     close(s);
 }
 
+static int buffer; /* SO_RCVBUF; 0 leaves it to the stack */
+
+static void buffered(int fd) {
+    if (buffer)
+        MUST(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer));
+}
+
 static void client(struct sockaddr_in a, int64_t bytes) {
     int c = tcp();
+    buffered(c);
     MUST(connect(c, SA(a)));
     MUST(write(c, &bytes, 8));
     printf("client: wrong blocks %ld\n", both(c, bytes, 1, 2));
@@ -85,17 +93,20 @@ static void *client_thread(void *arg) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 3 && !strcmp(argv[1], "server")) {
+    if ((argc == 3 || argc == 4) && !strcmp(argv[1], "server")) {
+        buffer = argc == 4 ? atoi(argv[3]) : 0;
         int l = tcp(), on = 1;
         struct sockaddr_in a = ADDR(atoi(argv[2]));
         a.sin_addr.s_addr = INADDR_ANY;
         MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
         MUST(bind(l, SA(a)));
+        buffered(l);
         MUST(listen(l, 5));
         puts("listening");
         fflush(stdout);
         server(l);
-    } else if (argc == 5 && !strcmp(argv[1], "client")) {
+    } else if ((argc == 5 || argc == 6) && !strcmp(argv[1], "client")) {
+        buffer = argc == 6 ? atoi(argv[5]) : 0;
         struct sockaddr_in a = ADDR(atoi(argv[3]));
         inet_pton(AF_INET, argv[2], &a.sin_addr);
         client(a, (int64_t)atol(argv[4]) << 20);

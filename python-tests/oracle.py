@@ -20,7 +20,7 @@ MODES = {
 
 class Case:
     def __init__(self, name, alone=None, server=None, client=None, links=None, modes=tuple(MODES), privileges=("root",),
-                 sysctls=None, timeout=60, port=None, stops=False, opens=("server", "client"), slow=False, retransmits=False):
+                 sysctls=None, timeout=40, port=None, stops=False, opens=("server", "client"), slow=False, retransmits=False):
         self.name, self.alone, self.server, self.client = name, alone, server, client
         self.links = links or (("lo",) if alone else ("lo", "veth"))
         self.modes, self.privileges, self.sysctls = modes, privileges, sysctls or {}

@@ -202,13 +202,12 @@ pub fn wait(
 
 /// What is ready now, after a look at the ring.
 fn look(locked: &mut Locked, set: EpollId, out: &Out) -> usize {
-    let mut events = [EpollEvent::default(); BATCH];
     locked.turn_if_due();
-    let n = locked.stack().epoll_collect(set, &mut events[..out.max]);
-    for (i, e) in events[..n].iter().enumerate() {
-        out.put(i, e);
-    }
-    n
+    let mut n = 0;
+    locked.stack().epoll_collect(set, out.max, |event| {
+        out.put(n, &event);
+        n += 1;
+    })
 }
 
 /// The program's array.

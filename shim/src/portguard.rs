@@ -98,6 +98,11 @@ fn raise(fd: RawFd, family: Family) -> Result<RawFd, i32> {
 /// The errno; the port is then the kernel's, and must stay so.
 pub fn guard_bound(locked: &mut Locked, fd: RawFd, local: Endpoint, family: Family) -> Result<PortId, i32> {
     let held = raise(fd, family)?;
+    let mut local = local;
+    if local.port == 0 {
+        // IP_BIND_ADDRESS_NO_PORT: the kernel has chosen one only now.
+        local.port = port_of(held)?;
+    }
     register(locked, held, local, PortKind::Bound)
 }
 
@@ -120,7 +125,7 @@ fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -
 ///
 /// # Errors
 /// The errno: EADDRNOTAVAIL when the range is used up, EMFILE ...
-pub fn add_stock(locked: &mut Locked, family: Family) -> Result<(PortId, u16), i32> {
+pub fn add_stock(locked: &mut Locked, family: Family) -> Result<PortId, i32> {
     let domain = match family {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
@@ -133,8 +138,7 @@ pub fn add_stock(locked: &mut Locked, family: Family) -> Result<(PortId, u16), i
         Err(libc::EADDRINUSE) => return Err(libc::EADDRNOTAVAIL),
         other => other?,
     };
-    let id = register(locked, held, Endpoint::new(Addr::any(family), port), PortKind::Stock)?;
-    Ok((id, port))
+    register(locked, held, Endpoint::new(Addr::any(family), port), PortKind::Stock)
 }
 
 fn bind_any(fd: RawFd, family: Family) -> Result<u16, i32> {
@@ -148,6 +152,11 @@ fn bind_any(fd: RawFd, family: Family) -> Result<u16, i32> {
         name[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
     }
     sys::bind(fd, &name[..len])?;
+    port_of(fd)
+}
+
+fn port_of(fd: RawFd) -> Result<u16, i32> {
+    let mut name = [0u8; 28];
     sys::getsockname(fd, &mut name)?;
     Ok(u16::from_be_bytes([name[2], name[3]]))
 }

@@ -11,7 +11,6 @@ use crate::config::Config;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
-use engine::device::DeviceState;
 use engine::device::{Device, PacketDevice, Transmitter, WINDOW_LIMIT};
 use engine::driver::{self, Turn};
 use engine::shared::arena::{Arena, Guard};
@@ -57,7 +56,7 @@ pub struct Runtime {
     arena: Arena,
     device: UnsafeCell<PacketDevice>,
     /// Transmitters that no thread uses at the moment.
-    transmitters: Mutex<Vec<Box<Transmitter>>>,
+    transmitters: Mutex<Vec<Transmitter>>,
     poll_fds: Vec<RawFd>,
     event_fds: Vec<RawFd>,
     pub config: Config,
@@ -152,17 +151,14 @@ impl Runtime {
         let guard = self.arena.lock().ok_or(Error::Interrupted)?;
         // SAFETY: the lock is held as long as `guard` lives.
         let device = unsafe { &mut *self.device.get() };
+        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, tx: None, now: Instant::ZERO })
+    }
+
+    /// A transmitter that no thread uses.
+    fn transmitter(&self, device: &PacketDevice) -> Transmitter {
         // Not waited for: after a fork it may be locked for ever.
         let spare = self.transmitters.try_lock().and_then(|mut pool| pool.pop());
-        let mut tx = spare.unwrap_or_else(|| Box::new(device.transmitter()));
-        tx.report(guard.stack.counters_mut());
-        Ok(Locked {
-            runtime: self,
-            guard: ManuallyDrop::new(guard),
-            device,
-            tx: ManuallyDrop::new(tx),
-            now: Instant::ZERO,
-        })
+        spare.unwrap_or_else(|| device.transmitter())
     }
 
     pub fn words(&self) -> &Words {
@@ -269,7 +265,8 @@ pub struct Locked<'a> {
     runtime: &'a Runtime,
     guard: ManuallyDrop<Guard<'a>>,
     device: &'a mut PacketDevice,
-    tx: ManuallyDrop<Box<Transmitter>>,
+    /// Taken when there is something to send.
+    tx: Option<Transmitter>,
     now: Instant,
 }
 
@@ -302,7 +299,8 @@ impl Locked<'_> {
         self.now = sys::monotonic_now();
         self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
         let guard = &mut *self.guard;
-        driver::turn(guard.stack, self.device, &mut **self.tx, guard.device, self.now)
+        let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
+        driver::turn(guard.stack, self.device, tx, guard.device, self.now)
     }
 
     /// A turn, if there is anything to do in one: frames in the ring or a timer that is due.
@@ -340,7 +338,7 @@ impl Locked<'_> {
 const SETTLE_TURNS: usize = 4;
 
 /// Wakes that one thread hands out after it gave the lock back; more than these are handed out while it is held.
-const WAKE_BATCH: usize = 64;
+const WAKE_BATCH: usize = 32;
 
 impl Locked<'_> {
     /// The way out; see the head of this file.
@@ -348,49 +346,49 @@ impl Locked<'_> {
         for turn in 0.. {
             crate::portguard::sweep(self);
             self.sync_filter();
-            if self.guard.stack.has_output() {
-                let now = self.now();
-                self.guard.stack.transmit(now, &mut **self.tx);
-            }
-            let sent = !self.tx.is_empty();
+            self.stage();
             self.give_back();
-            if !sent {
-                break;
-            }
-            self.tx.flush();
+            let Some(tx) = self.tx.as_mut().filter(|tx| !tx.is_empty()) else { return };
+            tx.flush();
             // A peer on this machine has answered already, perhaps one of our own.
-            let again = turn < SETTLE_TURNS && self.device.ready(self.guard_state());
+            let again = turn < SETTLE_TURNS && self.device.ready(self.runtime.arena.peek_device());
             if !again || !self.take_again() {
-                break;
+                return;
             }
             self.turn();
         }
     }
 
-    /// Unlocks, and wakes.
-    fn give_back(&mut self) {
-        let mut wakes = [None; WAKE_BATCH];
-        let mut count = 0;
-        while let Some(wake) = self.guard.stack.take_wake() {
-            if count < WAKE_BATCH {
-                wakes[count] = Some(wake);
-                count += 1;
-            } else {
-                self.runtime.wake(wake);
-            }
+    /// What the stack has to send becomes packets.
+    fn stage(&mut self) {
+        if self.guard.stack.has_output() {
+            let now = self.now();
+            let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
+            tx.report(self.guard.stack.counters_mut());
+            self.guard.stack.transmit(now, tx);
         }
-        let next_deadline = self.guard.stack.next_deadline();
-        // SAFETY: the guard is not used again before `take_again` replaces it.
-        unsafe { ManuallyDrop::drop(&mut self.guard) };
-        for wake in wakes.iter().take(count).flatten() {
-            self.runtime.wake(*wake);
-        }
-        crate::wait::notify_driver_if_earlier(self.runtime, next_deadline);
     }
 
-    /// The device state without the lock: a hint whether frames wait.
-    fn guard_state(&self) -> &DeviceState {
-        self.runtime.arena.peek_device()
+    /// Unlocks, and wakes.
+    fn give_back(&mut self) {
+        let rt = self.runtime;
+        let mut wakes = [const { None }; WAKE_BATCH];
+        let mut count = 0;
+        while let Some(wake) = self.guard.stack.take_wake() {
+            if count == WAKE_BATCH {
+                rt.wake(wake);
+            } else {
+                wakes[count] = Some(wake);
+                count += 1;
+            }
+        }
+        // Only a driver that sleeps has to know of an earlier deadline.
+        let sleeps = rt.role().wake_slot.load(Ordering::Acquire) != 0;
+        let next_deadline = if sleeps { self.guard.stack.next_deadline() } else { None };
+        // SAFETY: the guard is not used again before `take_again` replaces it.
+        unsafe { ManuallyDrop::drop(&mut self.guard) };
+        wakes.iter().take(count).flatten().for_each(|wake| rt.wake(*wake));
+        crate::wait::notify_driver_if_earlier(rt, next_deadline);
     }
 
     /// Locks again. False: not to be had.
@@ -398,7 +396,6 @@ impl Locked<'_> {
         let Some(guard) = self.runtime.arena.lock() else { return false };
         self.guard = ManuallyDrop::new(guard);
         self.now = Instant::ZERO;
-        self.tx.report(self.guard.stack.counters_mut());
         true
     }
 }
@@ -406,9 +403,9 @@ impl Locked<'_> {
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
         self.leave();
-        // SAFETY: taken once, here.
-        let tx = unsafe { ManuallyDrop::take(&mut self.tx) };
-        if let Some(mut pool) = self.runtime.transmitters.try_lock() {
+        if let Some(tx) = self.tx.take()
+            && let Some(mut pool) = self.runtime.transmitters.try_lock()
+        {
             pool.push(tx);
         }
     }

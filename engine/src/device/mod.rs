@@ -5,6 +5,7 @@
 //! | `ring` | receive: mapped TPACKET_V2 rings |
 //! | `filter` | which frames the kernel copies into them |
 //! | `transmit` | AF_PACKET with GSO where the next hop is known, raw IP else |
+//! | `diag` | whether the kernel has a connection of the same names |
 //! | `interfaces` | what is known of interfaces, addresses and routes |
 //!
 //! **Receive.** For each family two rings, told apart by length in their filters and merged by time: many small slots, so
@@ -20,6 +21,7 @@
 //! bypassed: tcpdump sees what leaves.
 #![allow(unsafe_code)]
 
+mod diag;
 mod filter;
 mod interfaces;
 mod ring;

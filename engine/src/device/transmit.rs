@@ -8,10 +8,10 @@ use super::high_socket;
 use super::interfaces::sockaddr;
 use crate::stack::{TxPacket, TxSink};
 use crate::sys;
-use crate::values::{Counter, Counters, Family};
+use crate::values::{Counter, Counters, Family, FourTuple};
 use crate::wire::Sum;
 use crate::wire::ip::{self, PROTO_TCP};
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 use std::os::fd::RawFd;
 
 /// Messages of one sendmmsg.
@@ -94,6 +94,10 @@ pub struct Transmitter {
 impl TxSink for Transmitter {
     fn transmit(&mut self, packet: &TxPacket<'_>) {
         Transmitter::transmit(self, packet);
+    }
+
+    fn is_kernels(&mut self, tuple: &FourTuple) -> bool {
+        super::diag::kernel_serves(tuple)
     }
 }
 
@@ -182,7 +186,7 @@ impl Transmitter {
         }
         let sum = Sum::default()
             .pseudo(p.src, p.dst, PROTO_TCP, end - tcp_at)
-            .add(&self.staging[tcp_at..end])
+            .plus(&self.staging[tcp_at..end])
             .finish();
         self.staging[tcp_at + 16..tcp_at + 18].copy_from_slice(&sum.to_be_bytes());
         let mut addr = [0; 28];
@@ -257,19 +261,22 @@ impl Transmitter {
             Way::RawV4 => self.sockets.raw_v4,
             Way::RawV6 => self.sockets.raw_v6,
         };
-        let mut pieces = [libc::iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; BATCH];
-        // SAFETY: zero is a value of mmsghdr: null pointers, zero lengths.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { core::mem::zeroed() };
-        for (n, piece) in pieces.iter_mut().enumerate().take(run) {
-            let s = &self.staged[from + n];
+        let mut pieces = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH];
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
+        for (n, s) in self.staged[from..from + run].iter().enumerate() {
             let bytes = &self.staging[s.at..s.at + s.len];
-            *piece = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-            messages[n].msg_hdr = message(core::slice::from_mut(piece), &s.addr[..s.addr_len]);
+            let piece = pieces[n]
+                .write(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+            let msg_hdr = message(core::slice::from_mut(piece), &s.addr[..s.addr_len]);
+            messages[n].write(libc::mmsghdr { msg_hdr, msg_len: 0 });
         }
+        // SAFETY: the first `run` were written just above.
+        let messages =
+            unsafe { core::slice::from_raw_parts_mut(messages.as_mut_ptr().cast::<libc::mmsghdr>(), run) };
         let mut done = 0;
         while done < run {
             // SAFETY: every pointer leads to the staging area or to locals; the kernel only reads them.
-            match unsafe { sys::sendmmsg(fd, &mut messages[done..run], libc::MSG_DONTWAIT) } {
+            match unsafe { sys::sendmmsg(fd, &mut messages[done..], libc::MSG_DONTWAIT) } {
                 Ok(sent) if sent > 0 => {
                     self.frames += sent as u64;
                     done += sent;

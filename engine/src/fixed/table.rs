@@ -210,7 +210,7 @@ impl<T: Item, const DIR: usize> core::ops::IndexMut<Id<T>> for Table<T, DIR> {
 
 /// Extents that a table of `count` entries of `size` bytes needs at most.
 pub const fn extents_for(count: usize, size: usize) -> usize {
-    let per_extent = EXTENT_BYTES / ((size + 8 + 7) / 8 * 8);
+    let per_extent = EXTENT_BYTES / ((size + 8).div_ceil(8) * 8);
     count.div_ceil(per_extent)
 }
 

@@ -2,7 +2,7 @@
 
 use super::sockets::{Before, env};
 use super::{ConnId, Stack};
-use crate::tcp::{Env, Reply, Segment};
+use crate::tcp::{Env, Segment};
 use crate::values::link::{PacketType, RxChecksum};
 use crate::values::{Counter, Endpoint, FourTuple, Instant, RxMeta};
 use crate::wire::ip::{PROTO_TCP, Packet};
@@ -41,7 +41,7 @@ impl Stack {
         if meta.checksum == RxChecksum::Unverified {
             let sum = Sum::default()
                 .pseudo(packet.src, packet.dst, PROTO_TCP, packet.payload.len())
-                .add(packet.payload);
+                .plus(packet.payload);
             if sum.finish() != 0 {
                 core.counters.inc(Counter::InErrs);
                 core.counters.inc(Counter::InCsumErrors);
@@ -64,14 +64,11 @@ impl Stack {
                 self.core.counters.inc(Counter::TCPMinTTLDrop);
                 return;
             }
-            let tcb = &self.conns[id].tcb;
-            let takes_over = tcb.time_wait_yields_to(seg) && self.find_listener(tuple).is_some();
-            if !takes_over {
+            iss = self.yield_to_syn(now, id, tuple, seg);
+            if iss.is_none() {
                 self.conn_input(now, id, meta, seg);
                 return;
             }
-            iss = Some(tcb.next_iss());
-            self.remove_conn(id);
         }
         if let Some(id) = self.find_request(tuple) {
             self.request_input(now, id, meta, seg);
@@ -92,7 +89,7 @@ impl Stack {
         if outcome.acceptable {
             conn.path = meta.source;
         }
-        self.settle(id, before, outcome);
+        self.settle(now, id, before, outcome);
     }
 
     /// No connection, no listener. On a port whose guard we hold the kernel is silent, so the reset that Linux would
@@ -102,9 +99,7 @@ impl Stack {
             self.core.counters.inc(Counter::DropNotOurs);
             return;
         }
-        if let Some(reply) = Reply::reset_for(seg) {
-            self.queue_reply(tuple, meta.source, &reply);
-        }
+        self.refuse(tuple, meta.source, seg);
     }
 }
 

@@ -24,6 +24,10 @@ use bytemuck::Zeroable;
 /// First time-out of a SYN-ACK (TCP_TIMEOUT_INIT), doubled each time.
 const FIRST_TIMEOUT_MS: u64 = 1000;
 const MAX_TIMEOUT_MS: u64 = 120_000;
+/// What a SYN-ACK offers, and so what a segment for a request may lie in.
+const SYNACK_WINDOW: u32 = 0xffff;
+/// TCP_SYNCOOKIE_VALID: how long after the last cookie of a listener they are looked for.
+const COOKIE_VALID_US: u64 = 120_000_000;
 
 /// A half-open connection: SYN-RECEIVED, passive.
 #[derive(Zeroable)]
@@ -40,7 +44,9 @@ pub struct Request {
     last_oow: Instant,
     /// The final ACK came, but the accept queue was full (or TCP_DEFER_ACCEPT waits for data).
     acked: bool,
-    _pad: [u8; 3],
+    /// The SYN-ACK was sent more than once.
+    resent: bool,
+    _pad: [u8; 2],
     timeouts: u32,
     pub(super) timer: Option<TimerId>,
     chain: Option<RequestId>,
@@ -192,9 +198,7 @@ impl Stack {
             self.core.counters.inc(Counter::DropState);
         } else if f.has(Flags::ACK) {
             if f.has(Flags::SYN) || !self.cookie_input(now, id, tuple, meta, seg) {
-                if let Some(reply) = Reply::reset_for(seg) {
-                    self.queue_reply(tuple, meta.source, &reply);
-                }
+                self.refuse(tuple, meta.source, seg);
             }
         } else if f.has(Flags::SYN) && !f.has(Flags::FIN) {
             self.syn_input(now, id, tuple, meta, seg, iss);
@@ -217,7 +221,8 @@ impl Stack {
         let s = &self.sockets[id];
         let cookies = core.sysctls.tcp_syncookies[0];
         let mut want_cookie = false;
-        if (cookies == 2 || s.syn_queue >= s.backlog) && iss.is_none() {
+        // inet_csk_reqsk_queue_is_full (since Linux 6.14 one more than before): python-tests/queues.py, backlog 0.
+        if (cookies == 2 || s.syn_queue > s.backlog) && iss.is_none() {
             if cookies == 0 {
                 core.counters.inc(Counter::TCPReqQFullDrop);
                 core.counters.inc(Counter::ListenDrops);
@@ -250,6 +255,7 @@ impl Stack {
             }
             h.iss = cookie::make(&core.key, tuple, now, &h);
             core.counters.inc(Counter::SyncookiesSent);
+            self.sockets[id].cookies_at = now;
             let tsval = cookie::timestamp(&h, now, ts_offset);
             let window = synack_window(&options.tcp, &core.sysctls, core.device_limit);
             let header = synack(&h, tuple, mss, tsval, &options.tcp, window);
@@ -309,28 +315,38 @@ impl Stack {
             self.remove_request(id);
             return;
         };
+        core.counters.inc(Counter::TCPTimeouts);
         let retries = match s.options.tcp.syncnt {
             0 => core.sysctls.tcp_synack_retries[0] as u32,
             n => n,
         };
+        let retries = fewer_when_crowded(retries, s.syn_queue, s.syn_young, s.backlog);
+        // syn_ack_recalc
         let defer = defer_timeouts(s.options.defer_accept_s);
-        let expired = r.timeouts >= retries && (!r.acked || r.timeouts >= defer || defer == 0);
+        let expired = r.timeouts >= retries && (defer == 0 || !r.acked || r.timeouts >= defer);
+        // While data is waited for nothing is sent; in the end the peer has one more chance. Once acknowledged with the
+        // accept queue full, the SYN-ACK is all that can make the peer try again.
+        let resend = defer == 0 || !r.acked || r.timeouts + 1 >= defer;
         if expired {
             self.remove_request(id);
             return;
         }
-        let resend = defer == 0 || !r.acked || r.timeouts + 1 >= defer;
         if r.timeouts == 0 {
             s.syn_young = s.syn_young.saturating_sub(1);
         }
         r.timeouts += 1;
         self.arm_request(now, id);
         if resend {
-            let core = &mut *self.core;
-            core.counters.inc(Counter::TCPSynRetrans);
-            core.counters.inc(Counter::RetransSegs);
-            self.send_synack(now, id);
+            self.resend_synack(now, id);
         }
+    }
+
+    /// inet_rtx_syn_ack.
+    fn resend_synack(&mut self, now: Instant, id: RequestId) {
+        self.core.counters.inc(Counter::TCPSynRetrans);
+        self.core.counters.inc(Counter::RetransSegs);
+        self.requests[id].resent = true;
+        self.send_synack(now, id);
     }
 
     pub(super) fn remove_request(&mut self, id: RequestId) {
@@ -349,64 +365,83 @@ impl Stack {
         self.requests.remove(id);
     }
 
-    /// A segment for a half-open connection: tcp_check_req.
+    /// A segment for a half-open connection: tcp_check_req, in its order.
     pub(super) fn request_input(&mut self, now: Instant, id: RequestId, meta: &RxMeta, seg: &Segment) {
-        let core = &mut *self.core;
-        let r = &mut self.requests[id];
+        let r = &self.requests[id];
+        let (h, tuple) = (r.handshake, r.tuple);
         let f = seg.hdr.flags;
-        let h = r.handshake;
-        let tuple = r.tuple;
-        let paws = h.timestamps
-            && seg.hdr.options.timestamps.is_some_and(|t| (t.val.wrapping_sub(h.ts_recent) as i32) < 0);
-        // The same SYN again: so is our answer, within the rate limit.
+        let ts = seg.hdr.options.timestamps.filter(|_| h.timestamps);
+        let paws = ts.is_some_and(|t| (t.val.wrapping_sub(h.ts_recent) as i32) < 0);
         if seg.hdr.seq == h.irs && f.has(Flags::SYN) && !f.any(Flags::ACK | Flags::RST) && !paws {
-            let limit = core.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
-            if r.last_oow.is_set() && now.us_since(r.last_oow) < limit {
-                core.counters.inc(Counter::TCPACKSkippedSynRecv);
-                return;
-            }
-            r.last_oow = now;
-            core.counters.inc(Counter::TCPSynRetrans);
-            core.counters.inc(Counter::RetransSegs);
-            self.send_synack(now, id);
+            self.repeated_syn(now, id);
             return;
         }
-        let window = h.irs + 1 + 0xffff;
-        let fits = !seg.end().before(h.irs + 1) && !seg.hdr.seq.after(window);
-        if paws || !fits {
-            if paws {
-                core.counters.inc(Counter::PAWSEstab);
-            }
-            if !f.has(Flags::RST) {
-                let reply = self.request_ack(now, id);
-                self.queue_reply(&tuple, meta.source, &reply);
+        // Not the answer to our SYN-ACK: the listener's business, which knows no such connection (RFC 9293 3.10.7.2).
+        if f.has(Flags::ACK) && seg.hdr.ack != h.iss + 1 {
+            if let Some(listener) = r.listener {
+                self.listener_input(now, listener, &tuple, meta, seg, None);
             }
             return;
         }
-        if f.has(Flags::RST) {
-            if seg.hdr.seq == h.irs + 1 {
-                core.counters.inc(Counter::EmbryonicRsts);
-                core.counters.inc(Counter::AttemptFails);
-                self.remove_request(id);
-            }
+        if paws || !in_window(seg, h.irs + 1, SYNACK_WINDOW) {
+            self.answer_unacceptable(now, id, meta, seg, paws);
             return;
         }
-        if f.has(Flags::SYN) {
-            core.counters.inc(Counter::EmbryonicRsts);
-            core.counters.inc(Counter::AttemptFails);
-            self.reset_segment(&tuple, meta, seg);
-            self.remove_request(id);
+        // A SYN at IRS is the one that we know.
+        let other_syn = f.has(Flags::SYN) && seg.hdr.seq != h.irs;
+        if f.has(Flags::RST) || other_syn {
+            self.core.counters.inc(Counter::AttemptFails);
+            self.embryonic_reset(id, meta, seg);
+        } else if f.has(Flags::ACK) {
+            self.final_ack(now, id, meta, seg);
+        } else {
+            self.core.counters.inc(Counter::DropState);
+        }
+    }
+
+    /// The SYN came again, so our answer was lost: it goes again too, within tcp_invalid_ratelimit.
+    fn repeated_syn(&mut self, now: Instant, id: RequestId) {
+        if self.is_over_limit(now, id) {
+            self.core.counters.inc(Counter::TCPACKSkippedSynRecv);
             return;
         }
-        if !f.has(Flags::ACK) {
-            core.counters.inc(Counter::DropState);
+        self.resend_synack(now, id);
+        self.arm_request(now, id);
+    }
+
+    /// tcp_oow_rate_limited, for segments without data.
+    fn is_over_limit(&mut self, now: Instant, id: RequestId) -> bool {
+        let limit_us = self.core.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
+        let r = &mut self.requests[id];
+        if r.last_oow.is_set() && now.us_since(r.last_oow) < limit_us {
+            return true;
+        }
+        r.last_oow = now;
+        false
+    }
+
+    fn answer_unacceptable(&mut self, now: Instant, id: RequestId, meta: &RxMeta, seg: &Segment, paws: bool) {
+        if paws {
+            self.core.counters.inc(Counter::PAWSEstab);
+        }
+        if seg.hdr.flags.has(Flags::RST) {
             return;
         }
-        if seg.hdr.ack != h.iss + 1 {
-            self.reset_segment(&tuple, meta, seg);
+        if (seg.is_empty() || seg.hdr.flags.has(Flags::SYN)) && self.is_over_limit(now, id) {
+            self.core.counters.inc(Counter::TCPACKSkippedSynRecv);
             return;
         }
-        self.final_ack(now, id, meta, seg);
+        let tuple = self.requests[id].tuple;
+        let reply = self.request_ack(now, id);
+        self.queue_reply(&tuple, meta.source, &reply);
+    }
+
+    /// The end of a request by a RST, or by a segment that deserves one.
+    fn embryonic_reset(&mut self, id: RequestId, meta: &RxMeta, seg: &Segment) {
+        let tuple = self.requests[id].tuple;
+        self.core.counters.inc(Counter::EmbryonicRsts);
+        self.reset_segment(&tuple, meta, seg);
+        self.remove_request(id);
     }
 
     fn reset_segment(&mut self, tuple: &FourTuple, meta: &RxMeta, seg: &Segment) {
@@ -449,18 +484,16 @@ impl Stack {
                 r.acked = true;
                 return;
             }
-            core.counters.inc(Counter::EmbryonicRsts);
-            let tuple = r.tuple;
-            self.reset_segment(&tuple, meta, seg);
-            self.remove_request(id);
+            self.embryonic_reset(id, meta, seg);
             return;
         }
         let mut h = r.handshake;
         h.window = u32::from(seg.hdr.window) << h.peer_scale;
-        if let Some(t) = seg.hdr.options.timestamps.filter(|_| h.timestamps) {
+        if let Some(t) = seg.hdr.options.timestamps.filter(|_| h.timestamps && seg.hdr.seq == h.irs + 1) {
             h.ts_recent = t.val;
         }
-        if r.timeouts == 0 {
+        // Karn: not when the ACK may be that of an earlier SYN-ACK.
+        if !r.resent {
             h.rtt_us = now.us_since(r.sent_at).min(10_000_000) as u32;
         }
         let (tuple, mss, ts_offset) = (r.tuple, r.path_mss, r.ts_offset);
@@ -508,7 +541,7 @@ impl Stack {
         let before = Before::of(conn);
         let outcome = conn.tcb.input(&mut env, seg);
         self.sockets[listener].accept_queue.push_back(&mut self.conns, id);
-        self.settle(id, before, outcome);
+        self.settle(now, id, before, outcome);
         self.notify(listener, Ready::IN);
     }
 
@@ -523,13 +556,14 @@ impl Stack {
     ) -> bool {
         let core = &mut *self.core;
         let s = &self.sockets[id];
-        // Only where cookies went out lately (tcp_synq_no_recent_overflow), or always do.
-        if core.sysctls.tcp_syncookies[0] == 0 || core.counters.value(Counter::SyncookiesSent) == 0 {
+        // Only where cookies went out lately (tcp_synq_no_recent_overflow): else every ACK would be a guess for free.
+        let lately = s.cookies_at.is_set() && now.us_since(s.cookies_at) <= COOKIE_VALID_US;
+        if core.sysctls.tcp_syncookies[0] == 0 || !lately {
             return false;
         }
         let options = s.options;
         let ts_offset = isn::timestamp_offset(&core.key, tuple);
-        let Some(mut h) = cookie::check(&core.key, tuple, now, seg.hdr, ts_offset) else {
+        let Some(mut h) = cookie::check(&core.key, tuple, now, seg.hdr, &core.sysctls) else {
             core.counters.inc(Counter::SyncookiesFailed);
             return false;
         };
@@ -550,15 +584,31 @@ impl Stack {
 }
 
 /// TCP_DEFER_ACCEPT in SYN-ACK time-outs (secs_to_retrans).
-fn defer_timeouts(seconds: u32) -> u32 {
-    let mut timeouts = 0;
-    let (mut period, mut total) = (1, 0);
-    while total < seconds {
-        total += period;
-        period = (period * 2).min(120);
-        timeouts += 1;
+pub(super) fn defer_timeouts(seconds: u32) -> u32 {
+    (0..=u32::from(u8::MAX)).find(|&n| defer_seconds(n) >= seconds).unwrap_or(u32::from(u8::MAX))
+}
+
+/// And back (retrans_to_secs): the whole time of that many time-outs.
+pub(super) fn defer_seconds(timeouts: u32) -> u32 {
+    (0..timeouts).map(|n| 1u32.checked_shl(n).unwrap_or(u32::MAX).min(120)).sum()
+}
+
+/// A queue more than half full is for the young: those that wait longer get fewer repetitions (reqsk_timer_handler).
+fn fewer_when_crowded(mut retries: u32, queue: u32, young: u32, backlog: u32) -> u32 {
+    if queue * 2 > backlog.max(8) {
+        let mut young = young.saturating_mul(2);
+        while retries > 2 && queue >= young {
+            retries -= 1;
+            young = young.saturating_mul(2);
+        }
     }
-    timeouts
+    retries
+}
+
+/// tcp_in_window.
+fn in_window(seg: &Segment, start: SeqNum, size: u32) -> bool {
+    let (seq, end, right) = (seg.hdr.seq, seg.end(), start + size);
+    seq == start || (end.after(start) && seq.before(right)) || (seq == right && seq == end)
 }
 
 fn synack_window(options: &crate::tcp::TcpOptions, sysctls: &Sysctls, device_limit: u32) -> u16 {
@@ -599,22 +649,27 @@ fn synack(
 /// SYN cookies: the request packed into the sequence number and, with timestamps, into the low bits of TSval. The layout is
 /// Linux's: a keyed hash, the minute, and an index into a table of MSS values; window scale and SACK in six bits of TSval.
 mod cookie {
-    use super::{FourTuple, Handshake, Header, Instant, SeqNum};
+    use super::{FourTuple, Handshake, Header, Instant, SeqNum, Sysctls};
     use crate::tcp::isn::Key;
 
-    /// Linux's msstab.
-    const MSS: [u32; 4] = [536, 1300, 1440, 1460];
+    /// Linux's msstab, for IPv4 and IPv6.
+    const MSS_V4: [u32; 4] = [536, 1300, 1440, 1460];
+    const MSS_V6: [u32; 4] = [1220, 1420, 1440, 8940];
     /// Minutes that a cookie is good for.
     const MAX_AGE: u32 = 2;
     const OPTION_BITS: u32 = 6;
     const NO_SCALE: u32 = 15;
+
+    fn table(tuple: &FourTuple) -> &'static [u32; 4] {
+        if tuple.remote.addr.is_v4() { &MSS_V4 } else { &MSS_V6 }
+    }
 
     fn minute(now: Instant) -> u32 {
         (now.as_ms() / 60_000) as u32
     }
 
     pub fn make(key: &Key, tuple: &FourTuple, now: Instant, h: &Handshake) -> SeqNum {
-        let index = MSS.iter().rposition(|&m| m <= h.peer_mss).unwrap_or(0) as u32;
+        let index = table(tuple).iter().rposition(|&m| m <= h.peer_mss).unwrap_or(0) as u32;
         let count = minute(now);
         let first = key.of_tuple(tuple, 3) as u32;
         let second = key.of_tuple(tuple, 4 + (u64::from(count) << 8)) as u32;
@@ -639,7 +694,7 @@ mod cookie {
         tuple: &FourTuple,
         now: Instant,
         hdr: &Header,
-        _ts_offset: u32,
+        sysctls: &Sysctls,
     ) -> Option<Handshake> {
         let iss = hdr.ack - 1;
         let irs = hdr.seq - 1;
@@ -653,13 +708,22 @@ mod cookie {
         let count = now.wrapping_sub(age);
         let second = key.of_tuple(tuple, 4 + (u64::from(count) << 8)) as u32;
         let index = rest.wrapping_sub(second) & 0x00ff_ffff;
-        let peer_mss = *MSS.get(index as usize)?;
+        let peer_mss = *table(tuple).get(index as usize)?;
         let mut h = Handshake { iss, irs, peer_mss, ..Handshake::default() };
         if let Some(t) = hdr.options.timestamps {
+            // cookie_timestamp_decode: what is switched off now cannot have been agreed on.
+            if sysctls.tcp_timestamps[0] == 0 {
+                return None;
+            }
             h.timestamps = true;
             h.ts_recent = t.val;
             let bits = t.ecr & ((1 << OPTION_BITS) - 1);
             h.sack = bits >> 4 & 1 != 0;
+            if h.sack && sysctls.tcp_sack[0] == 0
+                || bits & 15 != NO_SCALE && sysctls.tcp_window_scaling[0] == 0
+            {
+                return None;
+            }
             if bits & 15 != NO_SCALE {
                 h.peer_scale = (bits & 15) as u8;
                 // Set by the caller to what we offered.

@@ -9,6 +9,7 @@
 //! | `sockets` | socket, connect, send, recv, shutdown, close as the program calls them |
 //! | `listen` | SYN queue, accept queue, SYN cookies: the passive open |
 //! | `demux` | a packet's way to its connection, listener, or to a drop with a reason |
+//! | `time_wait` | connections that are over, and who may take their names |
 //! | `ports` | which ports are guarded, for whom, and whether one may be bound again |
 //! | `ready` | readiness as poll(2) sees it, sleeping threads, epoll sets |
 //! | `transmit` | from a connection's next segment to a packet |
@@ -22,6 +23,7 @@ pub mod options;
 mod ports;
 mod ready;
 mod sockets;
+mod time_wait;
 mod transmit;
 mod view;
 
@@ -88,6 +90,8 @@ pub struct Socket {
     syn_queue: u32,
     /// ... of these, those whose SYN-ACK was not sent again yet.
     syn_young: u32,
+    /// When the last SYN cookie was sent.
+    cookies_at: Instant,
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, ready::OnSocket>,
     cookie_chain: Option<SockId>,
@@ -113,6 +117,7 @@ pub struct Conn {
     chain: Option<ConnId>,
     accept_links: Links<Conn>,
     output_links: Links<Conn>,
+    time_wait_links: Links<Conn>,
     tos: u8,
     ttl: u8,
     /// Found by the demultiplexer.
@@ -129,6 +134,8 @@ pub struct Conn {
 pub enum Accept {}
 /// The list of connections that may have something to send.
 pub enum Output {}
+/// The list of connections in TIME-WAIT, oldest first.
+pub enum TimeWaits {}
 /// The index of connections by their names.
 pub enum ByTuple {}
 /// The index of sockets by SO_COOKIE.
@@ -157,6 +164,15 @@ impl Linked<Output> for Conn {
     }
     fn links_mut(&mut self) -> &mut Links<Self> {
         &mut self.output_links
+    }
+}
+
+impl Linked<TimeWaits> for Conn {
+    fn links(&self) -> &Links<Self> {
+        &self.time_wait_links
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.time_wait_links
     }
 }
 

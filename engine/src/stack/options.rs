@@ -1,5 +1,6 @@
 //! Socket options. The C edge turns levels, names and structs into [`SockOpt`] and numbers; ranges and effects are here.
 
+use super::listen::{defer_seconds, defer_timeouts};
 use super::{SockId, SocketPhase, Stack};
 use crate::tcp::{Env, State, TcpOptions};
 use crate::values::{Error, Family, Instant, error::Result};
@@ -97,7 +98,7 @@ impl Stack {
             |min: i64, max: i64| if (min..=max).contains(&value) { Ok(value) } else { Err(Error::Invalid) };
         let o = &mut s.options;
         match opt {
-            SockOpt::ReuseAddr => o.reuse_addr = on,
+            SockOpt::ReuseAddr => return self.set_reuse_addr(id, on),
             SockOpt::ReusePort => o.reuse_port = on,
             SockOpt::KeepAlive => o.tcp.keepalive = on,
             SockOpt::Broadcast => o.broadcast = on,
@@ -146,6 +147,24 @@ impl Stack {
             SockOpt::Congestion => o.tcp.reno = on,
         }
         self.apply_option(now, id, opt, on);
+        Ok(())
+    }
+
+    /// SO_REUSEADDR counts when others want to bind the port, whenever it was set.
+    fn set_reuse_addr(&mut self, id: SockId, on: bool) -> Result<()> {
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        let was = core::mem::replace(&mut s.options.reuse_addr, on);
+        let (port, conn) = (s.port, s.conn);
+        if was != on {
+            self.port_strictness(port, on);
+        }
+        if let Some(c) = conn.and_then(|c| self.conns.get_mut(c)) {
+            let was = core::mem::replace(&mut c.reuse_addr, on);
+            let port = c.port;
+            if was != on {
+                self.port_strictness(port, on);
+            }
+        }
         Ok(())
     }
 
@@ -215,7 +234,8 @@ impl Stack {
                 0 => core.sysctls.tcp_fin_timeout[0],
                 n => n.into(),
             },
-            SockOpt::DeferAccept => o.defer_accept_s.into(),
+            // In whole time-outs, rounded up.
+            SockOpt::DeferAccept => defer_seconds(defer_timeouts(o.defer_accept_s)).into(),
             SockOpt::WindowClamp => o.tcp.window_clamp.into(),
             SockOpt::QuickAck => (!o.tcp.quickack_off).into(),
             SockOpt::UserTimeout => o.tcp.user_timeout_ms.into(),

@@ -5,10 +5,10 @@
 //! kept in stock, since a guard costs more than a handshake. The guards themselves are descriptors of the C edge, which asks
 //! [`Stack::port_is_alive`].
 
+use super::time_wait::Vacancy;
 use super::{SockId, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::hash::Chained;
-use crate::tcp::State;
 use crate::values::{Addr, Endpoint, Error, FourTuple, Instant, PortSet, error::Result};
 use bytemuck::Zeroable;
 
@@ -17,8 +17,6 @@ const STOCK: usize = 2048;
 /// Until the stock has this many ports, one is not used again before it has rested.
 const RESTED: usize = 128;
 const REST_US: u64 = 1_000_000;
-/// A TIME-WAIT may be reused by connect after this long (tcp_tw_reuse_delay).
-const REUSE_AFTER_US: u64 = 1_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
 #[repr(u32)]
@@ -141,6 +139,20 @@ impl Stack {
         self.port_remove(id);
     }
 
+    /// A connection is opened from it.
+    pub(super) fn port_used(&mut self, now: Instant, id: Option<PortId>) {
+        if let Some(p) = id.and_then(|id| self.ports.get_mut(id)) {
+            p.used_at = now;
+        }
+    }
+
+    /// A user of the port has set or cleared SO_REUSEADDR.
+    pub(super) fn port_strictness(&mut self, id: Option<PortId>, reuse_addr: bool) {
+        if let Some(p) = id.and_then(|id| self.ports.get_mut(id)) {
+            p.strict = if reuse_addr { p.strict.saturating_sub(1) } else { p.strict + 1 };
+        }
+    }
+
     fn port_remove(&mut self, id: PortId) {
         let core = &mut *self.core;
         let number = self.ports[id].local.port;
@@ -202,17 +214,6 @@ impl Stack {
         }
     }
 
-    /// connect(2) of an unbound socket: a port of the stock, for this attempt.
-    pub fn borrow_port(&mut self, now: Instant, id: SockId, port: PortId, number: u16) {
-        self.set_port(id, port);
-        if let Some(p) = self.ports.get_mut(port) {
-            p.used_at = now;
-        }
-        if let Some(s) = self.sockets.get_mut(id) {
-            s.local.port = number;
-        }
-    }
-
     /// The next acknowledgment wakes whoever waits for room on this socket, however much room there is.
     pub fn watch_acks(&mut self, id: SockId) {
         if let Some(c) = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get_mut(c)) {
@@ -237,18 +238,24 @@ impl Stack {
         self.sockets.get(id)?.port
     }
 
-    /// Ties a socket to the guard that was put up for its own address.
+    /// Ties a socket to a guard: that of its own address, or for an unbound one that connects, one of the stock.
     pub fn set_port(&mut self, id: SockId, port: PortId) {
+        let Some(number) = self.ports.get(port).map(Port::number) else { return };
         let Some(s) = self.sockets.get_mut(id) else { return };
+        s.local.port = number;
         let reuse = s.options.reuse_addr;
-        if s.port.replace(port) != Some(port) {
+        let old = s.port.replace(port);
+        if old != Some(port) {
             self.port_retain(port, reuse);
+            if let Some(old) = old {
+                self.port_release(old, reuse);
+            }
         }
     }
 
     /// A port from the stock that no connection between `local` and `remote` uses, chosen unpredictably (RFC 6056), or whose
     /// TIME-WAIT may be reused. `None`: a new guard is needed.
-    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint) -> Option<(PortId, u16)> {
+    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint) -> Option<PortId> {
         let stock: usize = self.ports.len();
         if stock == 0 {
             return None;
@@ -266,8 +273,9 @@ impl Stack {
             if p.kind != PortKind::Stock || !covers(p.local.addr, local) {
                 continue;
             }
+            let tuple = FourTuple { local: Endpoint::new(local, p.local.port), remote };
             if best.is_none_or(|b| p.used_at < self.ports[b].used_at)
-                && self.tuple_is_free(now, Endpoint::new(local, p.local.port), remote)
+                && self.vacancy(now, &tuple) != Vacancy::Taken
             {
                 best = Some(id);
             }
@@ -277,34 +285,7 @@ impl Stack {
         if stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
             return None;
         }
-        Some((id, self.ports[id].local.port))
-    }
-
-    /// Whether a connection may be opened between the two; a TIME-WAIT that may be reused is taken away.
-    pub fn tuple_is_free(&mut self, now: Instant, local: Endpoint, remote: Endpoint) -> bool {
-        let Some(id) = self.find_conn(&FourTuple { local, remote }) else { return true };
-        if !self.may_reuse(now, id, remote.addr) {
-            return false;
-        }
-        self.core.counters.inc(crate::values::Counter::TWRecycled);
-        self.remove_conn(id);
-        true
-    }
-
-    /// tcp_twsk_unique: timestamps make the old connection's stragglers harmless.
-    fn may_reuse(&self, now: Instant, id: super::ConnId, remote: Addr) -> bool {
-        let Some(c) = self.conns.get(id) else { return true };
-        let allowed = match self.core.sysctls.tcp_tw_reuse[0] {
-            0 => false,
-            1 => true,
-            _ => remote.is_loopback() || self.core.interfaces.is_local(remote),
-        };
-        let since = now.us_since(c.tcb.time_wait_since());
-        allowed
-            && c.tcb.state() == State::TimeWait
-            && c.tcb.ts.enabled
-            && c.socket.is_none()
-            && since > REUSE_AFTER_US
+        Some(id)
     }
 
     /// Whether some listener or connection makes the socket's address its own.

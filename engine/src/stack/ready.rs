@@ -249,8 +249,10 @@ impl Stack {
         let tcb = &conn.tcb;
         let mut ready = err;
         let closed = tcb.state() == State::Closed;
-        let rcv_shut = tcb.at_eof();
-        if closed || (rcv_shut && tcb.is_send_shutdown()) {
+        // A shutdown before the connection stays in force (c-tests/binding.c).
+        let rcv_shut = tcb.at_eof() || s.shut & 1 != 0;
+        let snd_shut = tcb.is_send_shutdown() || s.shut & 2 != 0;
+        if closed || (rcv_shut && snd_shut) {
             ready = ready | Ready::HUP;
         }
         if rcv_shut {
@@ -262,7 +264,7 @@ impl Stack {
         if tcb.readable_bytes() >= s.options.rcvlowat.max(1) as usize {
             ready = ready | Ready::IN;
         }
-        if tcb.is_send_shutdown() || tcb.is_writable(&env) {
+        if snd_shut || tcb.is_writable(&env) {
             ready = ready | Ready::OUT;
         } else {
             conn.no_space = true;
@@ -660,13 +662,13 @@ impl Stack {
         self.items.remove(id);
     }
 
-    /// What epoll_wait(2) returns now: up to `out.len()` events. Level-triggered items stay at the end of the ready list, so
-    /// that a small `out` does not starve the others.
-    pub fn epoll_collect(&mut self, set_id: EpollId, out: &mut [EpollEvent]) -> usize {
+    /// What epoll_wait(2) returns now: up to `max` events. Level-triggered items stay at the end of the ready list, so
+    /// that a small `max` does not starve the others.
+    pub fn epoll_collect(&mut self, set_id: EpollId, max: usize, mut give: impl FnMut(EpollEvent)) -> usize {
         let mut count = 0;
         let pending = self.sets.get(set_id).map_or(0, |s| s.ready.len());
         for _ in 0..pending {
-            if count == out.len() {
+            if count == max {
                 break;
             }
             let Some(set) = self.sets.get_mut(set_id) else { break };
@@ -681,7 +683,7 @@ impl Stack {
             if ready.is_empty() {
                 continue;
             }
-            out[count] = EpollEvent { events: ready.0, data };
+            give(EpollEvent { events: ready.0, data });
             count += 1;
             if events & EPOLLONESHOT != 0 {
                 self.items[id].events &= EPOLL_FLAGS;

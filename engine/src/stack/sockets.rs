@@ -1,5 +1,6 @@
 //! The program's calls, as Linux answers them; what would block is [`Error::WouldBlock`].
 
+use super::time_wait::Vacancy;
 use super::{Conn, ConnId, SockId, Socket, SocketPhase, Stack};
 use crate::fixed::TimerKey;
 use crate::stack::ready::Ready;
@@ -190,6 +191,8 @@ impl Stack {
         let reuse = conn.reuse_addr;
         conn.indexed = false;
         conn.timer_at = Instant::ZERO;
+        core.time_waits.remove(&mut self.conns, id);
+        let conn = &self.conns[id];
         let hash = core.key.of_tuple(&conn.tuple, 0);
         if indexed {
             core.by_tuple.remove(&mut self.conns, hash, id);
@@ -216,7 +219,14 @@ impl Stack {
     ) -> Result<ConnId> {
         let ttl = self.core.sysctls.ip_default_ttl[0] as u8;
         let conn = Conn { tuple, port, ttl, reuse_addr: reuse, indexed: true, ..Conn::zeroed() };
-        let Ok(id) = self.conns.insert(conn) else {
+        let inserted = match self.conns.insert(conn) {
+            Ok(id) => Ok(id),
+            Err(conn) => {
+                self.evict_time_wait();
+                self.conns.insert(conn)
+            }
+        };
+        let Ok(id) = inserted else {
             self.core.counters.inc(Counter::TableFull);
             return Err(Error::NoBuffers);
         };
@@ -246,13 +256,24 @@ impl Stack {
         let source = if bound.addr.is_unspecified() { route.source } else { bound.addr };
         let local = Endpoint::with_scope(source, bound.port, 0);
         let tuple = FourTuple { local, remote: Endpoint::with_scope(remote.addr, remote.port, scope) };
-        if !self.tuple_is_free(now, tuple.local, tuple.remote) {
-            return Err(Error::AddressNotAvailable);
-        }
-        let conn_id = self.conn_create(tuple, port, options.reuse_addr)?;
+        let old_end = match self.vacancy(now, &tuple) {
+            Vacancy::Free => None,
+            Vacancy::Taken => {
+                self.disconnect(now, id);
+                return Err(Error::AddressNotAvailable);
+            }
+            Vacancy::Reusable(old, iss) => {
+                self.core.counters.inc(Counter::TWRecycled);
+                self.end_time_wait(now, old);
+                Some(iss)
+            }
+        };
+        let conn_id =
+            self.conn_create(tuple, port, options.reuse_addr).inspect_err(|_| self.disconnect(now, id))?;
+        self.port_used(now, port);
         let core = &mut *self.core;
         let params = OpenParams {
-            iss: isn::initial_sequence(&core.key, &tuple, now),
+            iss: old_end.unwrap_or_else(|| isn::initial_sequence(&core.key, &tuple, now)),
             path_mss: path_mss(route.mtu, tuple.remote.addr),
             device_limit: core.device_limit,
             ts_offset: isn::timestamp_offset(&core.key, &tuple),
@@ -272,7 +293,6 @@ impl Stack {
         s.remote = tuple.remote;
         s.conn = Some(conn_id);
         s.error = 0;
-        s.shut = 0;
         s.phase = SocketPhase::Connecting;
         self.touch(conn_id);
         Err(Error::InProgress)
@@ -293,7 +313,7 @@ impl Stack {
             State::Closed => {
                 let error = Error::from_errno(s.error).unwrap_or(Error::ConnectionAborted);
                 s.error = 0;
-                self.disconnect(id);
+                self.disconnect(Instant::ZERO, id);
                 Err(error)
             }
             _ => {
@@ -303,9 +323,12 @@ impl Stack {
         }
     }
 
-    /// tcp_disconnect: the socket is as new (connect with AF_UNSPEC, or after a failed attempt). An address that the program
-    /// had not chosen is forgotten.
-    pub fn disconnect(&mut self, id: SockId) {
+    /// tcp_disconnect: the socket is as new (connect with AF_UNSPEC, shutdown of an attempt or a listener, after a failed
+    /// attempt). A peer is told with a RST, and SO_ERROR tells the program. An address that it had not chosen is forgotten.
+    pub fn disconnect(&mut self, now: Instant, id: SockId) {
+        if self.phase(id) == SocketPhase::Listening {
+            self.stop_listening(now, id);
+        }
         let Some(s) = self.sockets.get_mut(id) else { return };
         let conn = s.conn.take();
         let port = if s.bound { None } else { s.port.take() };
@@ -313,25 +336,37 @@ impl Stack {
         s.phase = SocketPhase::Unconnected;
         s.remote = Endpoint::default();
         s.shut = 0;
-        s.error = 0;
         if !s.bound {
             s.local = Endpoint::new(Addr::any(s.family), 0);
         }
         if let Some(conn) = conn {
-            let core = &mut *self.core;
-            if let Some(c) = self.conns.get_mut(conn) {
-                c.socket = None;
-                let (tuple, path) = (c.tuple, c.path);
-                let mut env = env!(self, core, Instant::from_us(1));
-                if let Some(reply) = c.tcb.abort(&mut env, 0) {
-                    self.queue_reply(&tuple, path, &reply);
-                }
-            }
-            self.remove_conn(conn);
+            self.abandon(now, id, conn);
         }
         if let Some(port) = port {
             self.port_release(port, reuse);
         }
+        self.notify(id, Ready::ALL);
+    }
+
+    /// The connection of a socket that is disconnected. TIME-WAIT goes on without it.
+    fn abandon(&mut self, now: Instant, id: SockId, conn_id: ConnId) {
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(conn_id) else { return };
+        conn.socket = None;
+        if conn.tcb.state() == State::TimeWait {
+            return;
+        }
+        if conn.tcb.state() != State::Closed
+            && let Some(s) = self.sockets.get_mut(id)
+        {
+            s.error = libc::ECONNRESET;
+        }
+        let (tuple, path) = (conn.tuple, conn.path);
+        let mut env = env!(self, core, now);
+        if let Some(reply) = conn.tcb.abort(&mut env, 0) {
+            self.queue_reply(&tuple, path, &reply);
+        }
+        self.remove_conn(conn_id);
     }
 
     pub fn phase(&self, id: SockId) -> SocketPhase {
@@ -343,7 +378,11 @@ impl Stack {
         if s.phase == SocketPhase::Listening {
             return State::Listen;
         }
-        s.conn.and_then(|c| self.conns.get(c)).map_or(State::Closed, |c| c.tcb.state())
+        // As Linux has it, a TIME-WAIT is no longer the socket's.
+        match s.conn.and_then(|c| self.conns.get(c)).map_or(State::Closed, |c| c.tcb.state()) {
+            State::TimeWait => State::Closed,
+            state => state,
+        }
     }
 
     /// getsockname(2).
@@ -385,8 +424,11 @@ impl Stack {
     /// accept(2), second half: the connection gets a socket with one descriptor.
     ///
     /// # Errors
-    /// NoBuffers: the table is full; the connection is back in the queue.
+    /// NoBuffers: the table is full; the connection is back in the queue. ConnectionAborted: it ended meanwhile.
     pub fn accept_finish(&mut self, accepted: Accepted, cookie: u64) -> Result<SockId> {
+        if self.conns.get(accepted.conn).is_none() {
+            return Err(Error::ConnectionAborted);
+        }
         let (options, family) = match self.sockets.get(accepted.listener) {
             Some(l) => (l.options, l.family),
             // The listener was closed in between: the connection stands all the same.
@@ -502,7 +544,7 @@ impl Stack {
             } else if s.error != 0 {
                 let errno = core::mem::take(&mut s.error);
                 Err(Error::from_errno(errno).unwrap_or(Error::ConnectionReset))
-            } else if conn.tcb.at_eof() {
+            } else if conn.tcb.at_eof() || s.shut & 1 != 0 {
                 Ok(0)
             } else {
                 Err(Error::WouldBlock)
@@ -535,32 +577,23 @@ impl Stack {
     /// # Errors
     /// NotConnected.
     pub fn shutdown(&mut self, now: Instant, id: SockId, how: ShutdownHow) -> Result<()> {
-        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
-        if s.phase == SocketPhase::Listening {
-            // inet_shutdown: reading shut down ends the listener, writing is not its business.
-            if how != ShutdownHow::Write {
-                self.stop_listening(now, id);
-                self.notify(id, Ready::ALL);
+        // inet_shutdown
+        match self.tcp_state(id) {
+            State::Closed => {
+                // Refused, and noted all the same.
+                self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?.shut |= how.bits();
+                return Err(Error::NotConnected);
             }
-            return Ok(());
-        }
-        let state = self.tcp_state(id);
-        let core = &mut *self.core;
-        let s = &mut self.sockets[id];
-        let Some(conn_id) = s.conn else {
-            // inet_shutdown: refused, and noted all the same.
-            s.shut |= how.bits();
-            return Err(Error::NotConnected);
-        };
-        match state {
-            State::Closed => return Err(Error::NotConnected),
-            State::SynSent => {
-                s.error = libc::ECONNRESET;
-                self.disconnect_attempt(now, id);
+            State::Listen if how == ShutdownHow::Write => return Ok(()),
+            State::Listen | State::SynSent => {
+                self.disconnect(now, id);
                 return Ok(());
             }
             _ => {}
         }
+        let core = &mut *self.core;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        let Some(conn_id) = s.conn else { return Err(Error::NotConnected) };
         s.shut |= how.bits();
         let Some(conn) = self.conns.get_mut(conn_id) else { return Err(Error::NotConnected) };
         let before = Before::of(conn);
@@ -571,21 +604,10 @@ impl Stack {
         if how != ShutdownHow::Read {
             conn.tcb.shutdown_send(&mut env);
         }
-        self.settle(conn_id, before, Outcome::DONE);
+        self.settle(now, conn_id, before, Outcome::DONE);
         // Whoever sleeps on it looks again, whatever it waited for.
         self.notify(id, Ready::ALL);
         Ok(())
-    }
-
-    /// shutdown(2) ends an attempt to connect.
-    fn disconnect_attempt(&mut self, now: Instant, id: SockId) {
-        let core = &mut *self.core;
-        let Some(conn_id) = self.sockets[id].conn else { return };
-        let Some(conn) = self.conns.get_mut(conn_id) else { return };
-        let before = Before::of(conn);
-        let mut env = env!(self, core, now);
-        conn.tcb.abort(&mut env, libc::ECONNRESET);
-        self.settle(conn_id, before, Outcome { fate: Fate::Ends, ..Outcome::DONE });
     }
 
     /// FIONREAD.
@@ -614,6 +636,7 @@ impl Stack {
     }
 
     pub fn tcp_info(&mut self, now: Instant, id: SockId) -> Option<TcpInfo> {
+        let state = self.tcp_state(id);
         let core = &mut *self.core;
         let s = self.sockets.get(id)?;
         if s.phase == SocketPhase::Listening {
@@ -629,7 +652,9 @@ impl Stack {
             return Some(TcpInfo { state: State::Closed.linux_number(), ..TcpInfo::default() });
         };
         let env = env!(self, core, now);
-        Some(conn.tcb.info(&env))
+        let mut info = conn.tcb.info(&env);
+        info.state = state.linux_number();
+        Some(info)
     }
 
     /// Something may have to be sent, or a timer to be set.
@@ -688,11 +713,11 @@ impl Stack {
         let before = Before::of(conn);
         let mut env = env!(self, core, now);
         let outcome = conn.tcb.on_timers(&mut env);
-        self.settle(id, before, outcome);
+        self.settle(now, id, before, outcome);
     }
 
     /// After something happened to a connection: replies, output, timers, readiness, and its end.
-    pub(super) fn settle(&mut self, id: ConnId, before: Before, outcome: Outcome) {
+    pub(super) fn settle(&mut self, now: Instant, id: ConnId, before: Before, outcome: Outcome) {
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(id) else { return };
         let (tuple, path, socket) = (conn.tuple, conn.path, conn.socket);
@@ -721,6 +746,9 @@ impl Stack {
             self.conn_ended(id);
         } else {
             self.touch(id);
+            if after.state == State::TimeWait && before.state != State::TimeWait {
+                self.time_wait_began(now, id);
+            }
         }
         if let Some(socket) = socket
             && !what.is_empty()
@@ -730,7 +758,7 @@ impl Stack {
     }
 
     /// The connection is CLOSED: its socket keeps it, for what is unread and for the error; without one it is forgotten.
-    fn conn_ended(&mut self, id: ConnId) {
+    pub(super) fn conn_ended(&mut self, id: ConnId) {
         self.unindex_conn(id);
         let Some(conn) = self.conns.get_mut(id) else { return };
         if let Some(s) = conn.socket.and_then(|s| self.sockets.get_mut(s)) {

@@ -9,6 +9,8 @@ use crate::values::{Addr, Counter, Error, RxMeta, Sysctls};
 use crate::wire::ip::{self, PROTO_TCP};
 use std::collections::VecDeque;
 
+mod segments;
+
 const A: Addr = Addr::v4([10, 0, 0, 1]);
 const B: Addr = Addr::v4([10, 0, 0, 2]);
 
@@ -353,8 +355,7 @@ fn epoll_levels_edges_and_one_shots() {
     assert_eq!(st.epoll_ctl(sets[0], EpollOp::Modify, 8, s, event), Err(Error::NoEntry));
     let now = n.time();
     let count = |n: &mut Net| -> Vec<usize> {
-        let mut out = [EpollEvent::default(); 4];
-        sets.iter().map(|&set| n.b.stack.epoll_collect(set, &mut out)).collect()
+        sets.iter().map(|&set| n.b.stack.epoll_collect(set, 4, |_| {})).collect()
     };
     assert_eq!(count(&mut n), [0, 0, 0]);
     n.a.stack.send(now, c, &[b"x"], SendFlags::default()).unwrap();
@@ -418,7 +419,7 @@ fn bad_packets_are_counted_and_nothing_else() {
         } else {
             // A right IP checksum, so that TCP sees it.
             bad[10..12].fill(0);
-            let sum = crate::wire::Sum::default().add(&bad[..20]).finish();
+            let sum = crate::wire::Sum::default().plus(&bad[..20]).finish();
             bad[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         let meta =
@@ -492,7 +493,7 @@ fn repair_after_a_death_in_the_lock_keeps_what_is_whole() {
     let now = n.time();
     n.a.stack.send(now, c, &[b"still here"], SendFlags::default()).unwrap();
     n.settle();
-    assert_eq!(n.b.stack.epoll_collect(set, &mut [EpollEvent::default()]), 1);
+    assert_eq!(n.b.stack.epoll_collect(set, 1, |_| {}), 1);
     assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"still here");
     let (c2, s2) = n.connected(l, 80);
     n.a.stack.send(now, c2, &[b"and new ones"], SendFlags::default()).unwrap();

@@ -1,11 +1,11 @@
 //! From what a connection wants to send to a packet.
 
 use super::{ConnId, Stack};
-use crate::tcp::{Env, Reply, TxLimits};
+use crate::tcp::{Env, Reply, Segment, TxLimits};
 use crate::values::limits::CHUNK_BYTES;
-use crate::values::{Addr, Counter, FourTuple, Instant, Path};
-use crate::wire::Header;
+use crate::values::{Addr, Counter, FourTuple, Instant, Path, SeqNum};
 use crate::wire::tcp::MAX_HEADER_BYTES;
+use crate::wire::{Flags, Header, Options, Timestamps};
 use bytemuck::Zeroable;
 
 /// Payload of the largest segment handed to a device that cuts it up itself: an IP packet holds 65,535 bytes.
@@ -13,7 +13,7 @@ const GSO_BYTES: u32 = 65_535 - 40 - MAX_HEADER_BYTES as u32;
 /// Chunks that GSO_BYTES can touch.
 const MAX_SLICES: usize = GSO_BYTES as usize / CHUNK_BYTES + 2;
 /// Replies that wait for the next transmission; more than these are dropped, as a full queue would.
-const MAX_REPLIES: usize = 256;
+const MAX_REPLIES: usize = 1024;
 
 /// A TCP segment on its way out, IP header still to be made.
 #[derive(Debug)]
@@ -37,6 +37,11 @@ pub struct TxPacket<'a> {
 /// Takes packets: a device, or a simulated link.
 pub trait TxSink {
     fn transmit(&mut self, packet: &TxPacket<'_>);
+
+    /// Whether the kernel has a connection of these names: then a RST for it is not ours to send.
+    fn is_kernels(&mut self, _tuple: &FourTuple) -> bool {
+        false
+    }
 }
 
 /// Segments that belong to no connection (or to none any more).
@@ -57,7 +62,10 @@ pub(super) struct QueuedReply {
     mss: u16,
     wscale: u8,
     has_wscale: u8,
-    sack_permitted: u32,
+    sack_permitted: u8,
+    /// A RST for a segment that nobody claims: it may be the kernel's.
+    is_refusal: u8,
+    _pad: [u8; 2],
 }
 
 #[derive(Zeroable)]
@@ -89,20 +97,14 @@ impl Stack {
 
     /// Notes a reply for the next transmission.
     pub(super) fn queue_reply(&mut self, tuple: &FourTuple, path: Path, reply: &Reply) {
-        let t = reply.timestamps.unwrap_or_default();
-        let queued = QueuedReply {
-            tuple: *tuple,
-            path,
-            seq: reply.seq.0,
-            ack: reply.ack.0,
-            ts_val: t.val,
-            ts_ecr: t.ecr,
-            window: reply.window,
-            flags: reply.flags.0,
-            has_ts: u8::from(reply.timestamps.is_some()),
-            ..QueuedReply::zeroed()
-        };
-        self.push_reply(queued);
+        self.push_reply(QueuedReply::of(tuple, path, reply));
+    }
+
+    /// The RST for a segment that belongs to nothing here (RFC 9293 3.10.7.1), none for a RST.
+    pub(super) fn refuse(&mut self, tuple: &FourTuple, path: Path, seg: &Segment) {
+        if let Some(reply) = Reply::reset_for(seg) {
+            self.push_reply(QueuedReply { is_refusal: 1, ..QueuedReply::of(tuple, path, &reply) });
+        }
     }
 
     /// Notes a SYN-ACK (or another segment with options of its own).
@@ -122,18 +124,16 @@ impl Stack {
             mss: h.options.mss.unwrap_or(0),
             wscale: h.options.window_scale.unwrap_or(0),
             has_wscale: u8::from(h.options.window_scale.is_some()),
-            sack_permitted: u32::from(h.options.sack_permitted),
+            sack_permitted: u8::from(h.options.sack_permitted),
+            ..QueuedReply::zeroed()
         };
         self.push_reply(queued);
     }
 
     fn push_reply(&mut self, queued: QueuedReply) {
-        use crate::wire::Flags;
         let core = &mut *self.core;
         if !core.replies.push(queued) {
             core.counters.inc(Counter::TxErrors);
-        } else if Flags(queued.flags).has(Flags::RST) {
-            core.counters.inc(Counter::OutRsts);
         }
     }
 
@@ -151,9 +151,16 @@ impl Stack {
         let core = &mut *self.core;
         let count = core::mem::take(&mut core.replies.len) as usize;
         for r in &core.replies.queue[..count] {
+            if r.is_refusal != 0 && sink.is_kernels(&r.tuple) {
+                core.counters.inc(Counter::DropNotOurs);
+                continue;
+            }
             core.ip_id = core.ip_id.wrapping_add(1);
             core.counters.inc(Counter::OutSegs);
             let header = r.header();
+            if header.flags.has(Flags::RST) {
+                core.counters.inc(Counter::OutRsts);
+            }
             let mut tcp = [0; MAX_HEADER_BYTES];
             let len = header.emit(&mut tcp);
             sink.transmit(&TxPacket {
@@ -224,9 +231,23 @@ impl Stack {
 }
 
 impl QueuedReply {
+    fn of(tuple: &FourTuple, path: Path, reply: &Reply) -> QueuedReply {
+        let t = reply.timestamps.unwrap_or_default();
+        QueuedReply {
+            tuple: *tuple,
+            path,
+            seq: reply.seq.0,
+            ack: reply.ack.0,
+            ts_val: t.val,
+            ts_ecr: t.ecr,
+            window: reply.window,
+            flags: reply.flags.0,
+            has_ts: u8::from(reply.timestamps.is_some()),
+            ..QueuedReply::zeroed()
+        }
+    }
+
     fn header(&self) -> Header {
-        use crate::values::SeqNum;
-        use crate::wire::{Flags, Options, Timestamps};
         Header {
             src_port: self.tuple.local.port,
             dst_port: self.tuple.remote.port,

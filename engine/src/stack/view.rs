@@ -5,11 +5,12 @@ use super::listen::ByRequest;
 use super::ports::{ByNumber, Port};
 use super::ready::{EpollItem, EpollSet, OnWakeList, WaitLink, Waiter};
 use super::transmit::ReplyQueue;
-use super::{ByCookie, ByPort, ByTuple, Conn, Output, Request, Socket};
+use super::{ByCookie, ByPort, ByTuple, Conn, Output, Request, Socket, TimeWaits};
 use crate::fixed::pool::PoolState;
 use crate::fixed::table::{TableState, extents_for};
 use crate::fixed::wheel::{Timer, WheelState};
 use crate::fixed::{Index, List, Memory, Pool, Shared, Table, Wheel};
+use crate::tcp::State;
 use crate::tcp::isn::Key;
 use crate::values::limits::{
     MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_PORTS, MAX_REQUESTS, MAX_SOCKETS,
@@ -64,6 +65,7 @@ pub(super) struct Core {
     pub by_cookie: Index<Socket, ByCookie, 16_384>,
     pub by_number: Index<Port, ByNumber, 4096>,
     pub output: List<Conn, Output>,
+    pub time_waits: List<Conn, TimeWaits>,
     pub replies: ReplyQueue,
     pub wakes: List<Waiter, OnWakeList>,
     pub port_set: PortSet,
@@ -191,6 +193,7 @@ impl Stack {
             core.by_number.insert(&mut self.ports, u64::from(number), id);
         }
         core.output = List::default();
+        core.time_waits = List::default();
         core.replies = ReplyQueue::zeroed();
         for id in self.sockets.ids().collect::<Vec<_>>() {
             let s = &mut self.sockets[id];
@@ -211,6 +214,7 @@ impl Stack {
             c.chain = None;
             c.accept_links = Default::default();
             c.output_links = Default::default();
+            c.time_wait_links = Default::default();
             if let Some(timer) = c.timer.take() {
                 self.wheel.cancel(timer);
             }
@@ -224,6 +228,9 @@ impl Stack {
                 listener.accept_queue.push_back(&mut self.conns, id);
             }
             core.output.push_back(&mut self.conns, id);
+            if self.conns[id].tcb.state() == State::TimeWait {
+                core.time_waits.push_back(&mut self.conns, id);
+            }
         }
         // Half-open handshakes are forgotten: the peer's SYN or ACK comes again.
         for id in self.requests.ids().collect::<Vec<_>>() {

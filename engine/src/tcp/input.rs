@@ -4,7 +4,7 @@
 
 use super::{Env, Outcome, Phase, Reply, Segment, State, Tcb, Timer, handshake};
 use crate::fixed::ranges::Range;
-use crate::values::{Counter, SeqNum};
+use crate::values::{Counter, Instant, SeqNum};
 use crate::wire::Flags;
 
 /// PAWS does not hold after this long without news (RFC 7323 5.5).
@@ -127,15 +127,17 @@ impl Tcb {
 
     /// PAWS, RFC 7323 5.3. A segment without the option is let through, as Linux does.
     fn check_timestamp(&mut self, env: &mut Env, seg: &Segment) -> Option<Outcome> {
-        let t = seg.hdr.options.timestamps.filter(|_| self.ts.enabled)?;
-        let old = (t.val.wrapping_sub(self.ts.recent) as i32) < 0;
-        let stale_recent =
-            ((env.now.as_ms() / 1000) as u32).wrapping_sub(self.ts.recent_age_s) >= PAWS_IDLE_S;
-        if !old || stale_recent || seg.hdr.flags.has(Flags::RST) {
+        if !self.is_timestamp_old(env.now, seg) || seg.hdr.flags.has(Flags::RST) {
             return None;
         }
         env.counters.inc(Counter::PAWSEstab);
         Some(self.answer_unacceptable(env, seg, Counter::TCPACKSkippedPAWS))
+    }
+
+    fn is_timestamp_old(&self, now: Instant, seg: &Segment) -> bool {
+        let Some(t) = seg.hdr.options.timestamps.filter(|_| self.ts.enabled) else { return false };
+        let stale_recent = ((now.as_ms() / 1000) as u32).wrapping_sub(self.ts.recent_age_s) >= PAWS_IDLE_S;
+        (t.val.wrapping_sub(self.ts.recent) as i32) < 0 && !stale_recent
     }
 
     /// RFC 9293 3.10.7.4 first check. The left edge is that of the last ACK (tcp_sequence), so that a retransmission of
@@ -158,11 +160,11 @@ impl Tcb {
         Some(self.answer_unacceptable(env, seg, Counter::TCPACKSkippedSeq))
     }
 
-    /// The ACK that an unacceptable segment gets; those without data at most one in tcp_invalid_ratelimit, so that two
-    /// confused ends do not answer each other for ever.
+    /// The ACK that an unacceptable segment gets; those without data or FIN at most one in tcp_invalid_ratelimit, so that
+    /// two confused ends do not answer each other for ever (tcp_oow_rate_limited).
     fn answer_unacceptable(&mut self, env: &mut Env, seg: &Segment, skipped: Counter) -> Outcome {
         let limit_us = env.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
-        if seg.payload.is_empty() || seg.hdr.flags.has(Flags::SYN) {
+        if seg.is_empty() || seg.hdr.flags.has(Flags::SYN) {
             if self.acks.last_oow.is_set() && env.now.us_since(self.acks.last_oow) < limit_us {
                 env.counters.inc(skipped);
                 return Outcome::DONE;
@@ -451,30 +453,47 @@ impl Tcb {
     /// RFC 9293 3.10.7.4 for TIME-WAIT, as tcp_timewait_state_process. A SYN that may open a new connection is the
     /// listener's business: see [`Tcb::time_wait_yields_to`].
     fn input_time_wait(&mut self, env: &mut Env, seg: &Segment) -> Outcome {
-        if let Some(outcome) = self.check_timestamp(env, seg) {
-            return outcome;
-        }
-        if seg.hdr.flags.has(Flags::RST) {
-            if seg.hdr.seq == self.rcv.nxt && env.sysctls.tcp_rfc1337[0] == 0 {
+        let f = seg.hdr.flags;
+        let paws = self.is_timestamp_old(env.now, seg);
+        if !paws && seg.hdr.seq == self.rcv.nxt && (seg.is_empty() || f.has(Flags::RST)) {
+            // The end of an orderly close, not a question; or an assassination (RFC 1337).
+            if !f.has(Flags::RST) {
+                self.restart_time_wait(env);
+            } else if env.sysctls.tcp_rfc1337[0] == 0 {
                 self.end(env, 0);
+            }
+            if let Some(t) = seg.hdr.options.timestamps.filter(|_| self.ts.enabled) {
+                self.ts.recent = t.val;
+                self.ts.recent_age_s = (env.now.as_ms() / 1000) as u32;
             }
             return Outcome::DONE;
         }
-        // A bare ACK of the right numbers is the end of an orderly close, not a question.
-        if seg.is_empty() && seg.hdr.seq == self.rcv.nxt {
+        if paws {
+            env.counters.inc(Counter::PAWSEstab);
+        }
+        if f.has(Flags::RST) {
             return Outcome::DONE;
         }
-        if seg.hdr.flags.has(Flags::FIN) {
-            self.timers.set(Timer::Final, env.now.plus_ms(TIME_WAIT_MS));
+        // A SYN may be an old duplicate, or a new one whose number happens to be lower: it does not prolong the wait.
+        if paws || f.has(Flags::ACK) {
+            self.restart_time_wait(env);
         }
-        Outcome::reply(Some(self.ack_reply(env)))
+        self.answer_unacceptable(env, seg, Counter::TCPACKSkippedTimeWait)
+    }
+
+    fn restart_time_wait(&mut self, env: &Env) {
+        self.timers.set(Timer::Final, env.now.plus_ms(TIME_WAIT_MS));
     }
 
     /// Whether a SYN may replace this connection in TIME-WAIT: it is later than all that came before, by sequence number or
     /// by timestamp (RFC 9293 MAY-2, RFC 6191).
-    pub fn time_wait_yields_to(&self, seg: &Segment) -> bool {
+    pub fn time_wait_yields_to(&self, now: Instant, seg: &Segment) -> bool {
         let f = seg.hdr.flags;
-        if self.state != State::TimeWait || !f.has(Flags::SYN) || f.any(Flags::RST | Flags::ACK) {
+        if self.state != State::TimeWait
+            || !f.has(Flags::SYN)
+            || f.any(Flags::RST | Flags::ACK)
+            || self.is_timestamp_old(now, seg)
+        {
             return false;
         }
         let later_ts = seg
@@ -483,6 +502,11 @@ impl Tcb {
             .timestamps
             .is_some_and(|t| self.ts.enabled && (t.val.wrapping_sub(self.ts.recent) as i32) > 0);
         seg.hdr.seq.after(self.rcv.nxt) || later_ts
+    }
+
+    /// TIME-WAIT is over before its time. What was not read yet can still be.
+    pub fn end_time_wait(&mut self, env: &mut Env) {
+        self.end(env, 0);
     }
 
     /// The sequence number from which a connection that takes over this one's names may start (tcp_tw_reuse).

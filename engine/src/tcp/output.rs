@@ -246,7 +246,7 @@ impl Tcb {
         let mss = self.snd.mss;
         let whole = unsent.min(room) / mss * mss;
         if unsent <= room {
-            if unsent % mss == 0 || self.may_send_partial() {
+            if unsent.is_multiple_of(mss) || self.may_send_partial() {
                 return Some(unsent);
             }
             return (whole > 0).then_some(whole);
@@ -278,7 +278,7 @@ impl Tcb {
                 flags = flags | Flags::FIN;
             }
         }
-        if len % self.snd.mss != 0 {
+        if !len.is_multiple_of(self.snd.mss) {
             self.snd.small_end = seq + len;
         }
         if self.rec.phase == Phase::Recovery {

@@ -167,7 +167,7 @@ impl Tcb {
     /// The last descriptor is closed. `linger_zero`: SO_LINGER with time 0.
     pub fn close(&mut self, env: &mut Env, linger_zero: bool) -> CloseAction {
         self.orphan = true;
-        let unread = self.recv.len() > 0;
+        let unread = !self.recv.is_empty();
         if !matches!(self.state, State::TimeWait) {
             self.recv.clear(env.pool);
             self.reorder.clear();

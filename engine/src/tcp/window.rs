@@ -5,7 +5,7 @@ use crate::fixed::StreamBuf;
 use crate::values::Counter;
 
 impl Tcb {
-    /// The buffer that a connection starts with: half of tcp_rmem[1], as Linux offers with its default scale; or what
+    /// The buffer that a connection starts with: half of `tcp_rmem[1]`, as Linux offers with its default scale; or what
     /// SO_RCVBUF says.
     pub(super) fn init_receive_limit(&mut self, env: &Env) {
         self.rcv.limit_fixed = self.options.rcvbuf != 0;

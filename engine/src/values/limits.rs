@@ -12,7 +12,7 @@ pub const MAX_EXTENTS: usize = 16 * 1024;
 /// Payload chunks at most: 768 MiB.
 pub const MAX_CHUNKS: usize = 192 * 1024;
 
-/// A stream buffer holds at most this many chunks: 8 MiB. Linux's tcp_rmem[2] may be larger; the receive window of this
+/// A stream buffer holds at most this many chunks: 8 MiB. Linux's `tcp_rmem[2]` may be larger; the receive window of this
 /// stack never is.
 pub const STREAM_CHUNKS: usize = 2048;
 

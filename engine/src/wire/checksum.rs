@@ -8,7 +8,7 @@ pub struct Sum(u64);
 
 impl Sum {
     /// Adds bytes that start at an even offset of the summed data.
-    pub fn add(mut self, bytes: &[u8]) -> Sum {
+    pub fn plus(mut self, bytes: &[u8]) -> Sum {
         let mut sum = self.0;
         let mut chunks = bytes.chunks_exact(8);
         for c in &mut chunks {
@@ -29,8 +29,8 @@ impl Sum {
     /// Adds the pseudo-header of RFC 9293 3.1 (IPv4) or RFC 8200 8.1 (IPv6).
     pub fn pseudo(self, src: Addr, dst: Addr, protocol: u8, len: usize) -> Sum {
         let sum = match dst.family() {
-            Family::V4 => self.add(&src.octets_v4()).add(&dst.octets_v4()),
-            Family::V6 => self.add(&src.0).add(&dst.0),
+            Family::V4 => self.plus(&src.octets_v4()).plus(&dst.octets_v4()),
+            Family::V6 => self.plus(&src.0).plus(&dst.0),
         };
         Sum(sum.0 + u64::from(protocol) + len as u64)
     }
@@ -56,9 +56,9 @@ mod tests {
 
     #[test]
     fn agrees_with_rfc_1071() {
-        assert_eq!(Sum::default().add(&[0, 1, 0xf2, 3, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+        assert_eq!(Sum::default().plus(&[0, 1, 0xf2, 3, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
         let data: Vec<u8> = (0..77u8).collect();
-        let whole = Sum::default().add(&data).finish();
-        assert_eq!(Sum::default().add(&data[..40]).add(&data[40..]).finish(), whole);
+        let whole = Sum::default().plus(&data).finish();
+        assert_eq!(Sum::default().plus(&data[..40]).plus(&data[40..]).finish(), whole);
     }
 }

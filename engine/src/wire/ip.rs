@@ -48,7 +48,7 @@ fn parse_v4(bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
     if total > bytes.len() {
         return Err(Malformed::Truncated);
     }
-    if Sum::default().add(&bytes[..header]).finish() != 0 {
+    if Sum::default().plus(&bytes[..header]).finish() != 0 {
         return Err(Malformed::IpChecksum);
     }
     // More fragments, or an offset.
@@ -151,7 +151,7 @@ impl Header {
                 out[9] = self.proto;
                 out[12..16].copy_from_slice(&self.src.octets_v4());
                 out[16..20].copy_from_slice(&self.dst.octets_v4());
-                let sum = Sum::default().add(&out[..20]).finish();
+                let sum = Sum::default().plus(&out[..20]).finish();
                 out[10..12].copy_from_slice(&sum.to_be_bytes());
                 20
             }

@@ -284,7 +284,7 @@ mod tests {
         for tail in [&[2u8, 4, 5][..], &[8, 0, 0, 0], &[8, 1, 0, 0], &[5, 200, 0, 0], &[3]] {
             let mut bytes = vec![0u8; 20];
             bytes.extend_from_slice(tail);
-            while bytes.len() % 4 != 0 {
+            while !bytes.len().is_multiple_of(4) {
                 bytes.push(0);
             }
             bytes[12] = (bytes.len() / 4 << 4) as u8;

@@ -7,7 +7,7 @@ use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
 use crate::{config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
-use engine::stack::{Ready, Route, ShutdownHow, SockId, SocketPhase};
+use engine::stack::{Accepted, Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
 use engine::values::{Addr, Endpoint, Error, Family};
 use std::os::fd::RawFd;
@@ -193,48 +193,62 @@ pub fn accept(
         return Err(Errno(libc::EINVAL));
     }
     let waiting = waiting_to_receive(rt, id, Ready::IN, true)?;
-    let accepted = block::until(rt, &waiting, |l| l.stack().accept_begin(id))?;
-    let mut locked = rt.lock()?;
-    let family = locked.stack().family(id).unwrap_or(accepted.tuple.local.addr.family());
-    let domain = match family {
-        Family::V4 => libc::AF_INET,
-        Family::V6 => libc::AF_INET6,
-    };
-    let fd = match sys::socket(domain, libc::SOCK_STREAM | flags, libc::IPPROTO_TCP) {
-        Ok(fd) => fd,
-        Err(errno) => {
-            locked.stack().accept_undo(accepted);
-            return Err(Errno(errno));
-        }
-    };
-    let made = sys::socket_cookie(fd).map_err(Errno).and_then(|cookie| {
-        let id = locked.stack().accept_finish(accepted, cookie)?;
-        if let Some(o) = locked.stack().options_mut(id) {
-            o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
-        }
-        Ok(id)
-    });
-    let id = match made {
-        Ok(id) => id,
-        Err(errno) => {
-            let _ = sys::close(fd);
-            return Err(errno);
-        }
-    };
-    descriptors::evict(&mut locked, fd);
-    fdtable::set_socket(fd, id);
-    log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
+    let (fd, accepted, connection) = block::until(rt, &waiting, |l| {
+        let accepted = l.stack().accept_begin(id)?;
+        // Under one hold of the lock: a connection is either in the queue or some descriptor's.
+        Ok(descriptor_for(l, id, accepted, flags).map(|(fd, connection)| (fd, accepted, connection)))
+    })??;
     if !addr.is_null() {
         // As Linux: a bad address loses the connection, not the descriptor table.
+        let mut locked = rt.lock()?;
+        let family = locked.stack().family(connection).unwrap_or(accepted.tuple.local.addr.family());
         if let Err(errno) = abi::give_sockaddr(&accepted.tuple.remote, family, addr, len) {
             fdtable::take(fd);
             let (stack, now) = locked.stack_now();
-            stack.release(now, id);
+            stack.release(now, connection);
             let _ = sys::close(fd);
             return Err(errno);
         }
     }
     Ok(fd)
+}
+
+/// Makes the descriptor of a connection that was taken off the accept queue; where that fails, it is in the queue again.
+fn descriptor_for(
+    locked: &mut Locked,
+    listener: SockId,
+    accepted: Accepted,
+    flags: i32,
+) -> Outcome<(RawFd, SockId)> {
+    let family = locked.stack().family(listener).unwrap_or(accepted.tuple.local.addr.family());
+    let domain = match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    };
+    let made = sys::socket(domain, libc::SOCK_STREAM | flags, libc::IPPROTO_TCP)
+        .and_then(|fd| Ok((fd, sys::socket_cookie(fd).inspect_err(|_| sys::close(fd).unwrap_or(()))?)));
+    let (fd, cookie) = match made {
+        Ok(made) => made,
+        Err(errno) => {
+            locked.stack().accept_undo(accepted);
+            return Err(Errno(errno));
+        }
+    };
+    match locked.stack().accept_finish(accepted, cookie) {
+        Ok(id) => {
+            if let Some(o) = locked.stack().options_mut(id) {
+                o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
+            }
+            descriptors::evict(locked, fd);
+            fdtable::set_socket(fd, id);
+            log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
+            Ok((fd, id))
+        }
+        Err(error) => {
+            let _ = sys::close(fd);
+            Err(error.into())
+        }
+    }
 }
 
 /// How a call that receives waits: O_NONBLOCK, SO_RCVTIMEO.
@@ -275,9 +289,8 @@ pub fn connect(
     let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
     let remote = match abi::sockaddr(addr, len, family)? {
         SockAddr::Unspecified => {
-            if locked.stack().phase(id) != SocketPhase::Listening {
-                locked.stack().disconnect(id);
-            }
+            let (stack, now) = locked.stack_now();
+            stack.disconnect(now, id);
             return Ok(0);
         }
         SockAddr::Inet(remote) => remote,
@@ -335,21 +348,35 @@ fn begin_connect(
     })?;
     let now = locked.now();
     if locked.stack().is_bound(id) {
-        if locked.stack().port_of(id).is_none() {
-            let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
-            let port = portguard::guard_bound(locked, fd, local, family)?;
-            locked.stack().set_port(id, port);
-        }
+        guard_for_connect(locked, fd, id, family)?;
     } else {
-        let (port, number) = match locked.stack().pick_port(now, route.source, remote) {
-            Some(found) => found,
+        let port = match locked.stack().pick_port(now, route.source, remote) {
+            Some(port) => port,
             None => portguard::add_stock(locked, route.source.family())?,
         };
-        locked.stack().borrow_port(now, id, port, number);
+        locked.stack().set_port(id, port);
     }
     log::debug!("descriptor {fd}: connecting to {remote} from {}, MTU {}", route.source, route.mtu);
     let route = Route { source: route.source, mtu: route.mtu };
     Ok(locked.stack().connect(now, id, remote, &route)?)
+}
+
+/// A guard for the address that the program has bound.
+fn guard_for_connect(locked: &mut Locked, fd: RawFd, id: SockId, family: Family) -> Outcome<()> {
+    if locked.stack().port_of(id).is_some() {
+        return Ok(());
+    }
+    let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+    let port = match portguard::guard_bound(locked, fd, local, family) {
+        Ok(port) => port,
+        // Two of our sockets were bound to it with SO_REUSEADDR before either connected: one guard serves both.
+        Err(libc::EADDRINUSE) => {
+            locked.stack().port_covering(local.addr, local.port).ok_or(Errno(libc::EADDRINUSE))?
+        }
+        Err(errno) => return Err(Errno(errno)),
+    };
+    locked.stack().set_port(id, port);
+    Ok(())
 }
 
 pub fn shutdown(rt: &Runtime, id: SockId, how: i32) -> Outcome<i32> {
