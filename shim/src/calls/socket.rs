@@ -2,6 +2,7 @@
 
 use crate::abi::{self, SockAddr};
 use crate::block::{self, Waiting};
+use crate::calls::descriptors;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
 use crate::{config, fdtable, portguard};
@@ -38,6 +39,7 @@ pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
             if let Some(o) = locked.stack().options_mut(id) {
                 o.nonblocking = nonblocking;
             }
+            descriptors::evict(&mut locked, fd);
             fdtable::set_socket(fd, id);
             Ok(fd)
         }
@@ -237,6 +239,7 @@ fn descriptor_for(
             if let Some(o) = locked.stack().options_mut(id) {
                 o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
             }
+            descriptors::evict(locked, fd);
             fdtable::set_socket(fd, id);
             log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
             Ok((fd, id))
