@@ -108,9 +108,12 @@ static void listeners_end(void) {
     close(c);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    (void)argv;
     end_with_data("exit", 0);
     end_with_data("_exit", 1);
+    if (argc == 1)
+        return 0;
     end_with_data("SIGTERM", 2);
     end_with_data("SIGKILL", 3);
     end_with_data("abort", 4);

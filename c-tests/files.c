@@ -264,11 +264,15 @@ int main(int argc, char **argv) {
         MUST(write(s, b, n));
         return 0;
     }
+    if (argc == 2) {
+        if (!strcmp(argv[1], "stdio"))
+            streams();
+        if (!strcmp(argv[1], "exec"))
+            passing(), executing(argv[0]);
+        return 0;
+    }
     copying();
-    streams();
     controls();
     ranges();
-    passing();
-    executing(argv[0]);
     return 0;
 }

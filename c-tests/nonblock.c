@@ -72,7 +72,7 @@ static void mixed(void) {
     struct pair p = pair();
     int fds[2], u = MUST(socket(AF_INET, SOCK_DGRAM, 0));
     MUST(pipe(fds));
-    struct pollfd set[5] = {{p.s, POLLIN}, {fds[0], POLLIN}, {u, POLLOUT | POLLIN}, {-1, POLLIN}, {999, POLLIN}};
+    struct pollfd set[5] = {{p.s, POLLIN, 0}, {fds[0], POLLIN, 0}, {u, POLLOUT | POLLIN, 0}, {-1, POLLIN, 0}, {999, POLLIN, 0}};
     SAY("poll of a socket, a pipe, UDP, -1 and a closed one", poll(set, 5, 0));
     for (int i = 0; i < 5; i++)
         printf("%d: %s%s\n", i, events(set[i].revents), set[i].revents & POLLNVAL ? " NVAL" : "");
@@ -155,7 +155,7 @@ static void interrupted(void) {
     SAY("read, interrupted", read(p.s, &c, 1));
     setitimer(ITIMER_REAL, &in, NULL);
     SAY("accept, interrupted", accept(p.l, NULL, NULL));
-    struct pollfd f = {p.s, POLLIN};
+    struct pollfd f = {p.s, POLLIN, 0};
     setitimer(ITIMER_REAL, &in, NULL);
     SAY("poll, interrupted", poll(&f, 1, 1000));
     sa.sa_flags = SA_RESTART;

@@ -8,7 +8,7 @@ BOTH = ("root", "net_raw")
 def c(name, *args, **options):
     """A C program that holds both ends."""
     options.setdefault("privileges", BOTH)
-    return Case(name, alone=[f"c:{name}", *args], **options)
+    return Case(" ".join((name, *map(str, args))), alone=[f"c:{name}", *args], **options)
 
 
 def py(name, **options):
@@ -27,9 +27,13 @@ CASES = [
     c("ends"),
     c("waits"),
     c("signals"),
+    c("signals", "cancel", known="a thread cannot be cancelled inside of a call on our sockets", timeout=8),
     c("files"),
+    c("files", "stdio", known="stdio on a socket goes past libc's exported calls"),
+    c("files", "exec", known="sockets that survive an exec stay behind", timeout=6),
     c("addresses"),
     c("deaths"),
+    c("deaths", "killed", known="a program that is killed leaves nobody to end its connections", timeout=8),
     c("crowd"),
     c("backlog"),
     c("binding"),

@@ -455,6 +455,9 @@ pub fn monotonic_now() -> Instant {
     Instant::from_us(time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000)
 }
 
+/// Held while the limit of descriptors is raised.
+static RAISING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Moves a descriptor of the engine's own above what the program can open, so that it neither takes a number that the
 /// program expects nor falls to a loop that closes "everything". The old number is closed. Above the soft limit where the
 /// hard limit leaves room, else as high as the soft limit allows.
@@ -465,10 +468,20 @@ pub fn monotonic_now() -> Instant {
 /// As fcntl(F_DUPFD): EMFILE when there is no room at all.
 pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     const ROOM: u64 = 1 << 14;
+    // The limit is the process's: two threads that raise and restore it at once would leave it wrong. After a fork the lock
+    // may be held by a thread that is not there: then it is not waited for long.
+    let _alone = (0..1000).find_map(|_| match RAISING.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(_) => {
+            std::thread::yield_now();
+            None
+        }
+    });
     let (soft, hard) = getrlimit(libc::RLIMIT_NOFILE as u32)?;
     let want = soft.saturating_add(ROOM).min(hard).min(1 << 30);
     let raised = want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
-    let floor = if raised { soft } else { soft.saturating_sub(256).max(3) };
+    // Where the hard limit leaves no room, the last quarter of what the program has.
+    let floor = if raised { soft } else { soft.saturating_sub((soft / 4).clamp(256, ROOM)).max(3) };
     let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor as usize);
     if raised {
         setrlimit(libc::RLIMIT_NOFILE as u32, (soft, hard))?;

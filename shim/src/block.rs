@@ -21,25 +21,26 @@ pub struct Waiting {
     pub nonblocking: bool,
 }
 
-/// Attempts a call until it gives something other than [`Error::WouldBlock`].
+/// Attempts a call until it gives something other than [`Error::WouldBlock`]. The attempt is told when a signal handler has
+/// run meanwhile: a call that has done a part of its work then returns the part, SA_RESTART or not.
 ///
 /// # Errors
 /// What the attempt gives; EAGAIN at once where the call must not block, and when the time is up; EINTR.
 pub fn until<T>(
     rt: &Runtime,
     how: &Waiting,
-    mut attempt: impl FnMut(&mut Locked) -> Result<T, Error>,
+    mut attempt: impl FnMut(&mut Locked, bool) -> Result<T, Error>,
 ) -> Outcome<T> {
     let mut interrupted = false;
     loop {
         let mut locked = rt.lock()?;
-        match attempt(&mut locked) {
+        match attempt(&mut locked, interrupted) {
             Err(Error::WouldBlock) => {}
             other => return Ok(other?),
         }
         // Nothing yet: perhaps it waits in the ring.
         if locked.turn_if_due() {
-            match attempt(&mut locked) {
+            match attempt(&mut locked, interrupted) {
                 Err(Error::WouldBlock) => {}
                 other => return Ok(other?),
             }

@@ -15,6 +15,7 @@ const ENTRIES: usize = 1 << 20;
 
 const UNKNOWN: u64 = 0;
 const FOREIGN: u64 = 1;
+const ENGINE: u64 = 2;
 const EPOLL_BIT: u64 = 1 << 63;
 
 /// What a descriptor is to us.
@@ -61,7 +62,7 @@ pub fn lookup(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
     let rt = runtime::attached()?;
     let word = entry(fd)?.load(Ordering::Relaxed);
     match word {
-        FOREIGN => None,
+        FOREIGN | ENGINE => None,
         UNKNOWN => recognise(rt, fd),
         word => Some((rt, decode(word))),
     }
@@ -119,6 +120,17 @@ pub fn set_epoll(fd: RawFd, id: EpollId) {
 /// The number was given to something that is not ours.
 pub fn set_foreign(fd: RawFd) {
     set(fd, FOREIGN);
+}
+
+/// A descriptor of the engine's own, which the program must neither close nor replace.
+pub fn set_engine(fd: RawFd) {
+    set(fd, ENGINE);
+}
+
+/// Whether `fd` was marked by [`set_engine`].
+#[inline]
+pub fn is_engine(fd: RawFd) -> bool {
+    entry(fd).is_some_and(|e| e.load(Ordering::Relaxed) == ENGINE)
 }
 
 /// The number is free, or about to be: gives what it was.

@@ -7,6 +7,7 @@
 //!
 //! A guard is a descriptor above the program's. The stack says which ports are still needed; [`sweep`] drops the rest.
 
+use crate::fdtable;
 use crate::runtime::Locked;
 use core::sync::atomic::{AtomicU64, Ordering};
 use engine::stack::{PortId, PortKind};
@@ -32,7 +33,8 @@ struct Md5Sig {
     key: [u8; 80],
 }
 
-/// Guards of this process: which port each is for.
+/// Guards of this process: which port each is for. Only touched under the arena's lock, which fork holds: neither a signal
+/// handler nor a child finds it locked.
 static GUARDS: Mutex<Vec<(PortId, RawFd)>> = Mutex::new(Vec::new());
 /// What the stack's count of ports given up was at the last sweep.
 static SWEPT: AtomicU64 = AtomicU64::new(0);
@@ -108,6 +110,7 @@ fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -
     match locked.stack().port_create(local, kind) {
         Ok(port) => {
             GUARDS.lock().push((port, held));
+            fdtable::set_engine(held);
             locked.sync_filter();
             Ok(port)
         }
@@ -171,18 +174,14 @@ pub fn sweep(locked: &mut Locked) {
     GUARDS.lock().retain(|&(port, fd)| {
         let alive = locked.stack().port_is_alive(port);
         if !alive {
+            fdtable::take(fd);
             let _ = sys::close(fd);
         }
         alive
     });
 }
 
-/// Whether `fd` is a guard.
-pub fn owns_fd(fd: RawFd) -> bool {
-    GUARDS.lock().iter().any(|g| g.1 == fd)
-}
-
 /// Every guard's descriptor.
-pub fn fds() -> Vec<RawFd> {
+pub fn fds(_: &Locked) -> Vec<RawFd> {
     GUARDS.lock().iter().map(|g| g.1).collect()
 }

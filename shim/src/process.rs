@@ -11,7 +11,7 @@
 use crate::calls::descriptors;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Locked, Runtime};
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use core::time::Duration;
 use engine::sys;
@@ -22,8 +22,7 @@ use std::os::fd::RawFd;
 static LEFT: AtomicI32 = AtomicI32::new(0);
 
 /// One more reference to everything that is ours, for a child that is about to be.
-fn retain_all(rt: &Runtime) -> Outcome<()> {
-    let mut locked = rt.lock()?;
+fn retain_all(locked: &mut Locked) {
     for (_, kind) in fdtable::ours() {
         match kind {
             Kind::Socket(id) => locked.stack().retain(id),
@@ -31,7 +30,6 @@ fn retain_all(rt: &Runtime) -> Outcome<()> {
             Kind::Foreign => {}
         }
     }
-    Ok(())
 }
 
 /// Gives back what this process (or a child that never was) holds, table entries aside.
@@ -53,11 +51,21 @@ fn release_all(rt: &Runtime, held: impl Iterator<Item = (RawFd, Kind)>) -> Outco
 /// fork(2) through `real`.
 pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let Some(rt) = runtime::attached() else { return real() };
-    let retained = retain_all(rt).is_ok();
+    // Held over the fork: no other thread is in the middle of what the child will go on with. It stays the parent's.
+    let mut locked = rt.lock().ok();
+    if let Some(locked) = &mut locked {
+        retain_all(locked);
+    }
     let pid = real();
-    if pid < 0 && retained {
+    if pid == 0 {
+        core::mem::forget(locked);
+    } else {
         let errno = crate::errno::get();
-        let _ = release_all(rt, fdtable::ours());
+        let retained = locked.is_some();
+        drop(locked);
+        if pid < 0 && retained {
+            let _ = release_all(rt, fdtable::ours());
+        }
         crate::errno::set(errno);
     }
     // Both sides note the child, so that neither can end first and take itself for the last.

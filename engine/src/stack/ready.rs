@@ -248,7 +248,7 @@ impl Stack {
         };
         let tcb = &conn.tcb;
         let mut ready = err;
-        let closed = tcb.state() == State::Closed;
+        let closed = matches!(tcb.state(), State::Closed | State::TimeWait);
         // A shutdown before the connection stays in force (c-tests/binding.c).
         let rcv_shut = tcb.at_eof() || s.shut & 1 != 0;
         let snd_shut = tcb.is_send_shutdown() || s.shut & 2 != 0;
@@ -281,7 +281,9 @@ impl Stack {
             let entry = &self.links[l];
             link = s_next_link(&self.links, l);
             let wanted = entry.interest | Ready::ALWAYS;
-            if !wanted.any(what) || (entry.exclusive != 0 && woke_exclusive) {
+            // The end of a listener concerns all that wait for it.
+            let one_is_enough = entry.exclusive != 0 && woke_exclusive && !what.any(Ready::HUP);
+            if !wanted.any(what) || one_is_enough {
                 continue;
             }
             let (waiter, exclusive) = (entry.waiter, entry.exclusive != 0);

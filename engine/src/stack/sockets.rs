@@ -337,7 +337,8 @@ impl Stack {
         s.remote = Endpoint::default();
         s.shut = 0;
         if !s.bound {
-            s.local = Endpoint::new(Addr::any(s.family), 0);
+            // The number stays readable, as in Linux, but it is nobody's.
+            s.local = Endpoint::new(Addr::any(s.family), s.local.port);
         }
         if let Some(conn) = conn {
             self.abandon(now, id, conn);

@@ -41,7 +41,10 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let result = match result {
         Err(Error::WouldBlock) if !nonblocking => {
             let waiting = waiting_to_send(rt, id)?;
-            block::until(rt, &waiting, |l| step(l, &mut data))
+            block::until(rt, &waiting, |l, interrupted| match step(l, &mut data) {
+                Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
+                other => other,
+            })
         }
         other => other.map_err(Errno::from),
     };
@@ -91,13 +94,22 @@ fn send_some(
     }
 }
 
-/// recv, read, and all their relatives.
+/// read, readv: as [`recv`], but nothing is asked of the socket for nothing (the kernel's read path returns first).
+///
+/// # Errors
+/// As [`recv`].
+pub fn read(rt: &Runtime, id: SockId, data: Cursor) -> Outcome<usize> {
+    if data.total == 0 { Ok(0) } else { recv(rt, id, data, 0) }
+}
+
+/// recv and its relatives.
 ///
 /// # Errors
 /// EAGAIN, ENOTCONN, ECONNRESET ..., EFAULT, EINTR, EINVAL (MSG_OOB without urgent data).
 pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<usize> {
     if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL));
+        let listening = rt.lock()?.stack().is_listening(id);
+        return Err(Errno(if listening { libc::ENOTCONN } else { libc::EINVAL }));
     }
     if flags & libc::MSG_ERRQUEUE != 0 {
         return Err(Errno(libc::EAGAIN));
@@ -117,7 +129,10 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let result = match first {
         Err(Error::WouldBlock) if !nonblocking => {
             let waiting = waiting_to_receive(rt, id, Ready::IN | Ready::RDHUP, false)?;
-            block::until(rt, &waiting, |l| step(l, &mut data))
+            block::until(rt, &waiting, |l, interrupted| match step(l, &mut data) {
+                Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
+                other => other,
+            })
         }
         other => other.map_err(Errno::from),
     };
@@ -187,13 +202,12 @@ fn discarded<'a>(len: usize) -> &'a mut [u8] {
     }
 }
 
-/// A receive of zero bytes: errors and the unconnected are told, nothing is waited for (Linux returns 0 at once).
+/// A receive of zero bytes waits for data like any other, and then takes none.
 fn recv_nothing(l: &mut Locked, id: SockId) -> Result<(), Error> {
+    let mut byte = [0u8];
     let (stack, now) = l.stack_now();
-    match stack.recv(now, id, &mut [], RecvFlags { peek: true, discard: false }, 0) {
-        Err(Error::WouldBlock) | Ok(_) => Ok(()),
-        Err(error) => Err(error),
-    }
+    let peek = RecvFlags { peek: true, discard: false };
+    stack.recv(now, id, &mut [&mut byte], peek, 0).map(drop)
 }
 
 /// sendmsg(2). Control messages have no meaning for TCP here; a destination is ignored, as on a connected stream.
@@ -349,7 +363,7 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
         let waiting = block::Waiting { nonblocking: false, ..waiting_to_send(rt, id)? };
         let mut data = Cursor::buffer(rest.as_ptr().cast(), rest.len());
         let mut fault = None;
-        let sent = block::until(rt, &waiting, |l| send_some(l, id, &mut data, false, &mut fault));
+        let sent = block::until(rt, &waiting, |l, _| send_some(l, id, &mut data, false, &mut fault));
         done += data.done;
         match sent {
             Err(errno) if errno.0 != libc::EINTR => return if done > 0 { Ok(done) } else { Err(errno) },

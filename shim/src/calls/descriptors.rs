@@ -6,7 +6,7 @@ use crate::epoll;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::portguard;
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Locked, Runtime};
 use engine::stack::{Ready, SockId};
 use engine::values::{Error, Instant};
 use std::os::fd::RawFd;
@@ -18,7 +18,7 @@ const SIOCATMARK: u64 = 0x8905;
 
 /// Whether `fd` is one of the engine's own, which the program must neither close nor replace.
 pub fn is_engines(fd: RawFd) -> bool {
-    runtime::attached().is_some_and(|rt| rt.owns_fd(fd) || portguard::owns_fd(fd))
+    runtime::attached().is_some_and(|rt| fdtable::is_engine(fd) || rt.owns_fd(fd))
 }
 
 /// `fd` is about to be closed or replaced by the program: our side of it. The number is free in the table from here on.
@@ -40,7 +40,7 @@ pub fn forget(fd: RawFd) {
 
 /// SO_LINGER with a time: close(2) of the last descriptor waits until all is acknowledged, or the time is over. The wait
 /// happens after the FIN is queued, as in Linux.
-fn linger(rt: &'static Runtime, locked: &mut crate::runtime::Locked, id: SockId) {
+fn linger(rt: &'static Runtime, locked: &mut Locked, id: SockId) {
     let Some(o) = locked.stack().options(id) else { return };
     let (on, seconds) = (o.linger_on, o.linger_s);
     if !on || seconds == 0 || locked.stack().refs(id) != 1 {
@@ -66,13 +66,32 @@ fn wait_until_acknowledged(rt: &Runtime, id: SockId, deadline: Instant) {
         nonblocking: false,
     };
     // However it ends, the close goes on.
-    let _ = block::until(rt, &how, |l| match l.stack().unsent_bytes(id) {
+    let _ = block::until(rt, &how, |l, _| match l.stack().unsent_bytes(id) {
         Ok((0, _)) | Err(_) => Ok(()),
         Ok(_) => {
             l.stack().watch_acks(id);
             Err(Error::WouldBlock)
         }
     });
+}
+
+/// The kernel has handed out `fd` for a new socket of ours, and the lock is held: what the table still says of the number was
+/// closed unseen.
+pub fn evict(locked: &mut Locked, fd: RawFd) {
+    match fdtable::take(fd) {
+        Some(Kind::Socket(id)) => {
+            let (stack, now) = locked.stack_now();
+            stack.release(now, id);
+        }
+        Some(Kind::Epoll(set)) => locked.stack().epoll_release(set),
+        _ => {}
+    }
+}
+
+/// The kernel has handed out `fd` for something that is not ours. What the table still says of it was closed unseen.
+pub fn handed_out(fd: RawFd) {
+    forget(fd);
+    fdtable::set_foreign(fd);
 }
 
 /// `new` is a duplicate of `old`, made by the kernel.
@@ -110,7 +129,8 @@ pub fn close_range(first: u32, last: u32) -> Vec<(u32, u32)> {
     }
     let mut keep: Vec<u32> = match runtime::attached() {
         Some(rt) => {
-            rt.own_fds().into_iter().chain(portguard::fds()).filter(|&f| f >= 0).map(|f| f as u32).collect()
+            let guards = rt.lock().map_or_else(|_| Vec::new(), |locked| portguard::fds(&locked));
+            rt.own_fds().into_iter().chain(guards).filter(|&f| f >= 0).map(|f| f as u32).collect()
         }
         None => Vec::new(),
     };

@@ -2,12 +2,14 @@
 
 use crate::abi::{self, SockAddr};
 use crate::block::{self, Waiting};
+use crate::calls::descriptors;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
 use crate::{config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
 use engine::stack::{Accepted, Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
+use engine::tcp::State;
 use engine::values::{Addr, Endpoint, Error, Family};
 use std::os::fd::RawFd;
 
@@ -38,6 +40,7 @@ pub fn adopt(fd: RawFd, family: Family, nonblocking: bool) -> Outcome<i32> {
             if let Some(o) = locked.stack().options_mut(id) {
                 o.nonblocking = nonblocking;
             }
+            descriptors::evict(&mut locked, fd);
             fdtable::set_socket(fd, id);
             Ok(fd)
         }
@@ -80,6 +83,11 @@ pub fn bind(
         return Err(Errno(libc::EINVAL));
     }
     check_bind_address(raw, family)?;
+    if locked.stack().phase(id) == SocketPhase::Connected && locked.stack().tcp_state(id) == State::Closed {
+        // A connection that has ended leaves its socket without an address in Linux; what is bound here serves nothing.
+        sys::bind(fd, raw)?;
+        return Ok(0);
+    }
     if locked.stack().is_bound(id) || locked.stack().phase(id) != SocketPhase::Unconnected {
         return Err(Errno(libc::EINVAL));
     }
@@ -191,7 +199,7 @@ pub fn accept(
         return Err(Errno(libc::EINVAL));
     }
     let waiting = waiting_to_receive(rt, id, Ready::IN, true)?;
-    let (fd, accepted, connection) = block::until(rt, &waiting, |l| {
+    let (fd, accepted, connection) = block::until(rt, &waiting, |l, _| {
         let accepted = l.stack().accept_begin(id)?;
         // Under one hold of the lock: a connection is either in the queue or some descriptor's.
         Ok(descriptor_for(l, id, accepted, flags).map(|(fd, connection)| (fd, accepted, connection)))
@@ -237,6 +245,7 @@ fn descriptor_for(
             if let Some(o) = locked.stack().options_mut(id) {
                 o.nonblocking = flags & libc::SOCK_NONBLOCK != 0;
             }
+            descriptors::evict(locked, fd);
             fdtable::set_socket(fd, id);
             log::debug!("descriptor {fd}: accepted {} on {}", accepted.tuple.remote, accepted.tuple.local);
             Ok((fd, id))
@@ -308,7 +317,7 @@ pub fn connect(
     }
     let waiting = waiting_to_send(rt, id)?;
     let timed = waiting.deadline.is_some();
-    let connected = block::until(rt, &waiting, |l| match l.stack().connect_result(id) {
+    let connected = block::until(rt, &waiting, |l, _| match l.stack().connect_result(id) {
         Err(Error::Already) => Err(Error::WouldBlock),
         other => other,
     });
@@ -347,9 +356,15 @@ fn begin_connect(
     if locked.stack().is_bound(id) {
         guard_for_connect(locked, fd, id, family)?;
     } else {
-        let port = match locked.stack().pick_port(now, route.source, remote) {
+        let port = match locked.stack().pick_port(now, route.source, remote, true) {
             Some(port) => port,
-            None => portguard::add_stock(locked, route.source.family())?,
+            None => match portguard::add_stock(locked, route.source.family()) {
+                Ok(port) => port,
+                // No descriptor for one more guard: one of those there are, rested or not.
+                Err(errno) => {
+                    locked.stack().pick_port(now, route.source, remote, false).ok_or(Errno(errno))?
+                }
+            },
         };
         locked.stack().set_port(id, port);
     }

@@ -36,8 +36,21 @@ macro_rules! send {
     };
 }
 
-receive!(read, tcpreload_read, (fd, buf, len), 0);
-receive!(__read, tcpreload_reserved_read, (fd, buf, len), 0);
+macro_rules! read_door {
+    ($name:ident, $hook:ident) => {
+        hook! {
+            unsafe fn $name(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t => $hook {
+                match fdtable::socket(fd) {
+                    Some((rt, id)) => errno::size(|| data::read(rt, id, Cursor::buffer(buf, len))),
+                    None => unsafe { real!($name)(fd, buf, len) },
+                }
+            }
+        }
+    };
+}
+
+read_door!(read, tcpreload_read);
+read_door!(__read, tcpreload_reserved_read);
 receive!(recv, tcpreload_recv, (fd, buf, len, flags: c_int), flags);
 receive!(__recv, tcpreload_reserved_recv, (fd, buf, len, flags: c_int), flags);
 send!(write, tcpreload_write, (fd, buf, len), 0);
@@ -94,7 +107,7 @@ hook! {
 hook! {
     unsafe fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t => tcpreload_readv {
         match fdtable::socket(fd) {
-            Some((rt, id)) => errno::size(|| data::recv(rt, id, pieces(iov, count)?, 0)),
+            Some((rt, id)) => errno::size(|| data::read(rt, id, pieces(iov, count)?)),
             None => unsafe { real!(readv)(fd, iov, count) },
         }
     }
@@ -195,10 +208,10 @@ hook! {
     unsafe fn splice(from: c_int, from_offset: *mut off_t, to: c_int, to_offset: *mut off_t, len: size_t, flags: c_uint) -> ssize_t => tcpreload_splice {
         match (fdtable::socket(from), fdtable::socket(to)) {
             (Some((rt, id)), None) => errno::size(|| {
-                if from_offset.is_null() { data::splice_out(rt, id, to, len, flags) } else { Err(Errno(libc::ESPIPE)) }
+                if from_offset.is_null() { data::splice_out(rt, id, to, len, flags) } else { Err(Errno(libc::EINVAL)) }
             }),
             (None, Some((rt, id))) => errno::size(|| {
-                if to_offset.is_null() { data::splice_in(rt, id, from, len, flags) } else { Err(Errno(libc::ESPIPE)) }
+                if to_offset.is_null() { data::splice_in(rt, id, from, len, flags) } else { Err(Errno(libc::EINVAL)) }
             }),
             // One side has to be a pipe.
             (Some(_), Some(_)) => errno::size(|| Err(Errno(libc::EINVAL))),

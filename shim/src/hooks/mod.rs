@@ -4,6 +4,7 @@
 
 mod data;
 mod descriptors;
+mod numbers;
 mod poll;
 mod process;
 mod raw;

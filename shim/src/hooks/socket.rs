@@ -1,6 +1,6 @@
 //! socket bind listen accept connect shutdown names options.
 
-use crate::calls::{options, socket as calls};
+use crate::calls::{descriptors, options, socket as calls};
 use crate::errno;
 use crate::fdtable;
 use core::ffi::{c_int, c_void};
@@ -17,7 +17,7 @@ hook! {
             match calls::is_tcp(domain, kind, protocol) {
                 Some(family) => errno::int(|| calls::adopt(fd, family, kind & libc::SOCK_NONBLOCK != 0)),
                 None => {
-                    fdtable::set_foreign(fd);
+                    descriptors::handed_out(fd);
                     fd
                 }
             }
@@ -50,7 +50,7 @@ hook! {
             None => unsafe {
                 let new = real!(accept)(fd, addr, len);
                 if new >= 0 {
-                    fdtable::set_foreign(new);
+                    descriptors::handed_out(new);
                 }
                 new
             },
@@ -65,7 +65,7 @@ hook! {
             None => unsafe {
                 let new = real!(accept4)(fd, addr, len, flags);
                 if new >= 0 {
-                    fdtable::set_foreign(new);
+                    descriptors::handed_out(new);
                 }
                 new
             },

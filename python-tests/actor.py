@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""A program that does what it is told, line by line: socket calls on one socket, or on the one that it has accepted.
+
+    listen PORT [BACKLOG] | accept | connect ADDRESS PORT | send N | recv N | shutdown rd|wr|rdwr | close | closel |
+    nodelay | linger | cork 0|1 | rcvbuf N | error
+"""
+
+import errno
+import select
+import socket
+import sys
+
+current = listener = None
+
+
+def call(words):
+    global current, listener
+    what, *rest = words
+    if what == "listen":
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if len(rest) > 2:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(rest[2]))
+        listener.bind(("", int(rest[0])))
+        listener.listen(int(rest[1]) if len(rest) > 1 else 16)
+        listener.setblocking(False)
+    elif what == "accept":
+        select.select([listener], [], [], 0.2)
+        current, peer = listener.accept()
+        current.setblocking(False)
+        return peer[0]
+    elif what == "connect":
+        current = socket.socket()
+        current.setblocking(False)
+        return errno.errorcode.get(current.connect_ex((rest[0], int(rest[1]))), 0)
+    elif what == "send":
+        return current.send(bytes(i % 251 for i in range(int(rest[0]))))
+    elif what == "recv":
+        select.select([current], [], [], 0.2)
+        data = current.recv(int(rest[0]))
+        return f"{len(data)} {data[:20]}"
+    elif what == "shutdown":
+        current.shutdown({"rd": 0, "wr": 1, "rdwr": 2}[rest[0]])
+    elif what == "close":
+        current.close()
+    elif what == "closel":
+        listener.close()
+    elif what == "nodelay":
+        current.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    elif what == "cork":
+        current.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, int(rest[0]))
+    elif what == "linger":
+        current.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    elif what == "error":
+        return errno.errorcode.get(current.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 0)
+    else:
+        raise ValueError(what)
+    return 0
+
+
+def main():
+    print("ready", flush=True)
+    # While there is nothing to do it waits in poll with its sockets, as programs do: who waits, drives.
+    while True:
+        waits = select.poll()
+        waits.register(sys.stdin, select.POLLIN)
+        for s in (current, listener):
+            if s is not None and s.fileno() >= 0:
+                waits.register(s, select.POLLPRI)
+        ready = waits.poll(20)
+        if not any(fd == sys.stdin.fileno() for fd, _ in ready):
+            if ready:  # an error or a hang-up stays until somebody looks: do not spin
+                select.poll().poll(5)
+            continue
+        line = sys.stdin.readline()
+        if not line:
+            return
+        try:
+            print(call(line.split()), flush=True)
+        except OSError as error:
+            print(errno.errorcode.get(error.errno, type(error).__name__), flush=True)
+
+
+if __name__ == "__main__":
+    main()

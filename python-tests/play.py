@@ -1,0 +1,601 @@
+#!/usr/bin/env python3
+"""Plays a script of segments against a program's TCP, over a tun device, and prints what was done and answered.
+
+    play.py SCRIPT COMMAND ...      COMMAND starts actor.py, with whatever TCP
+
+Numbers are relative: to our initial sequence number, and to that of the TCP under test. Of timestamps, windows and the
+like only what does not change from run to run is printed.
+"""
+
+import fcntl
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+
+from packets import ACK, FIN, PSH, RST, SYN, Segment, flag_names, ipv4, segment
+
+HOST, US = "10.66.0.1", "10.66.0.2"
+ISS = 1000000
+MSS, SACK_OK = b"\x02\x04\x05\xb4", b"\x04\x02"
+SCALE = b"\x03\x03\x07\x01"
+STAMP = 5000
+
+
+def stamps(value, echo):
+    return b"\x01\x01\x08\x0a" + struct.pack("!II", value & 0xFFFFFFFF, echo & 0xFFFFFFFF)
+
+
+class Player:
+    def __init__(self, command):
+        self.tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(self.tun, 0x400454CA, struct.pack("16sH", b"tun0", 0x0001 | 0x1000))
+        for words in (["address", "add", f"{HOST}/24", "dev", "tun0"], ["link", "set", "tun0", "up"]):
+            subprocess.run(["ip", *words], check=True)
+        self.actor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        if self.actor.stdout.readline() != "ready\n":
+            raise SystemExit("the program has not come up")
+        self.port, self.peer_port = 7000, 40000
+        self.iss = None  # of the TCP under test
+        self.stamp, self.their_stamp, self.with_stamps = STAMP, 0, False
+        self.port_known = True
+
+    # What is done
+
+    def note(self, text):
+        print(text, flush=True)
+
+    def call(self, line, quiet=False):
+        self.actor.stdin.write(line + "\n")
+        self.actor.stdin.flush()
+        answer = self.actor.stdout.readline().strip()
+        if not quiet:
+            print(f"call {line}: {answer}", flush=True)
+
+    def say(self, flags, seq=0, ack=None, payload=b"", options=b"", window=65535, iss=None, **more):
+        """A segment of ours; `seq` and `ack` are relative."""
+        base = ISS if iss is None else iss
+        if self.with_stamps and not options:
+            options = stamps(more.pop("stamp", self.stamp), self.their_stamp)
+        absolute = 0 if ack is None else (self.iss or 0) + ack
+        packet = ipv4(US, HOST, segment(US, HOST, self.peer_port, self.port, seq=base + seq, ack=absolute,
+                                        flags=flags | (ACK if ack is not None else 0), options=options, window=window,
+                                        payload=payload, **more))
+        print(f"in   {flag_names(flags | (ACK if ack is not None else 0))} seq {seq}"
+              f" ack {'-' if ack is None else ack} length {len(payload)}", flush=True)
+        os.write(self.tun, packet)
+
+    def segments(self, wait=0.15, quiet=0.03):
+        """What the TCP under test sends: until it is silent, or not at all for a while."""
+        deadline = time.monotonic() + wait
+        while select.select([self.tun], [], [], max(0, deadline - time.monotonic()))[0]:
+            found = Segment.parse(os.read(self.tun, 65536))
+            if found and found.destination == US:
+                deadline = max(time.monotonic() + quiet, 0)
+                yield found
+
+    def hear(self, wait=0.15, quiet=0.03, kinds=True):
+        """Prints what is answered."""
+        any_ = False
+        for found in self.segments(wait, quiet):
+            any_ = True
+            if found.flags & SYN:
+                if self.iss is None or found.seq != self.iss:
+                    self.iss = found.seq
+                self.port = found.source_port
+            print(f"out  {self.describe(found)}", flush=True)
+        if not any_:
+            print("out  silence", flush=True)
+
+    def describe(self, found):
+        seq = (found.seq - self.iss) & 0xFFFFFFFF if self.iss is not None else found.seq
+        if found.flags & RST and not found.flags & ACK and self.iss is None:
+            seq = "as our ack" if found.seq == 0 else found.seq
+        if seq == (0 - (self.iss or 0)) & 0xFFFFFFFF:
+            seq = "zero"
+        parts = [flag_names(found.flags & ~PSH), f"seq {seq}"]
+        if found.flags & ACK:
+            parts.append(f"ack {(found.ack - ISS) & 0xFFFFFFFF}")
+        parts.append(f"length {len(found.payload)}")
+        if found.window == 0:
+            parts.append("window 0")
+        for kind, value in found.option_list():
+            if kind == 2:
+                parts.append(f"mss {struct.unpack('!H', value)[0]}")
+            elif kind == 3:
+                parts.append("window scale")
+            elif kind == 4:
+                parts.append("sack permitted")
+            elif kind == 5:
+                blocks = struct.unpack(f"!{len(value) // 4}I", value)
+                parts.append("sack " + " ".join(f"{(a - ISS) & 0xFFFFFFFF}-{(b - ISS) & 0xFFFFFFFF}"
+                                                for a, b in zip(blocks[::2], blocks[1::2])))
+            elif kind == 8:
+                value, echo = struct.unpack("!II", value)
+                self.their_stamp = value
+                parts.append(f"timestamps echo {echo - STAMP if echo else 'none'}")
+            else:
+                parts.append(f"option {kind}")
+        return ", ".join(parts)
+
+    # Beginnings
+
+    def established(self, options=MSS + SACK_OK + SCALE, listen="listen 7000", stamped=False, accept=True, **more):
+        """A connection that we have opened to a listener; silent."""
+        print("-- established", flush=True)
+        self.call(listen, quiet=True)
+        if stamped:
+            self.with_stamps = True
+            options = MSS + SACK_OK + b"\x08\x0a" + struct.pack("!II", self.stamp, 0) + SCALE
+        self.say(SYN, 0, options=options, **more)
+        self.hear()
+        self.say(0, 1, 1, **more)
+        if accept:
+            self.call("accept", quiet=True)
+
+    def opened(self, options=MSS + SACK_OK + SCALE):
+        """A connection that the program has opened to us; silent."""
+        self.peer_port = 7000
+        self.call(f"connect {US} 7000", quiet=True)
+        self.hear()
+        self.say(SYN, 0, 1, options=options)
+        self.hear()
+
+
+# The scripts
+
+def handshake(p):
+    """Options are answered where they were offered."""
+    p.call("listen 7000")
+    for number, (name, options) in enumerate({
+        "all": MSS + SACK_OK + b"\x08\x0a" + struct.pack("!II", STAMP, 0) + SCALE, "none": b"", "mss": MSS,
+        "scale": SCALE, "sack": SACK_OK, "timestamps": stamps(STAMP, 0), "unknown": b"\xfd\x04ab" + MSS,
+        "broken": b"\x02\x03\x05" + SACK_OK, "mss 0": b"\x02\x04\0\0", "scale 15": b"\x03\x03\x0f\x01",
+    }.items()):
+        p.note(f"-- {name}")
+        p.peer_port, p.iss = 40000 + number, None
+        p.say(SYN, 0, options=options)
+        p.hear()
+        p.say(RST, 1)
+    p.hear()
+
+
+def embryo(p):
+    """A half-open connection: repeated and strange segments."""
+    p.call("listen 7000")
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.note("-- the SYN again")
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.note("-- an ACK of something that was not sent")
+    p.say(0, 1, 77)
+    p.hear()
+    p.note("-- outside of the window")
+    p.say(0, 100000, 1)
+    p.hear()
+    p.note("-- a RST outside of the window")
+    p.say(RST, 200000)
+    p.hear()
+    p.note("-- data with the last ACK")
+    p.say(0, 1, 1, payload=b"early")
+    p.hear()
+    p.call("accept")
+    p.call("recv 10")
+    p.peer_port, p.iss = 40001, None
+    p.note("-- a RST")
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.say(RST, 1)
+    p.hear()
+    p.call("accept")
+    p.say(0, 1, 1)
+    p.hear()
+    p.peer_port, p.iss = 40002, None
+    p.note("-- FIN with the last ACK")
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.say(FIN, 1, 1)
+    p.hear()
+    p.call("accept")
+    p.call("recv 10")
+
+
+def refusals(p):
+    """Where nobody listens, and what a listener does not take."""
+    p.call("listen 7000")
+    p.port = 7001
+    for flags, ack in ((SYN, None), (0, 55), (FIN, 55), (RST, None), (SYN, 55), (FIN, None), (SYN | FIN, None)):
+        p.iss = None
+        p.say(flags, 0, ack)
+        p.hear()
+    p.port = 7000
+    p.note("-- a listener")
+    for number, (flags, ack) in enumerate(((0, 55), (FIN, 55), (RST, None), (SYN, 55), (FIN, None), (0, None), (SYN | RST, None))):
+        p.iss, p.peer_port = None, 41000 + number
+        p.say(flags, 0, ack)
+        p.hear()
+
+
+def data(p):
+    """Data in and out, in order."""
+    p.established()
+    p.say(PSH, 1, 1, payload=b"hello")
+    p.hear()
+    p.call("recv 10")
+    p.call("send 100")
+    p.hear()
+    p.say(0, 6, 101)
+    p.hear()
+    p.call("send 3000")
+    p.hear()
+    p.say(0, 6, 3101)
+    p.hear()
+
+
+def disorder(p):
+    """Out of order, twice, and overlapping: SACK and D-SACK."""
+    p.established()
+    p.say(0, 11, 1, payload=b"c" * 10)
+    p.hear()
+    p.say(0, 31, 1, payload=b"e" * 10)
+    p.hear()
+    p.note("-- twice, out of order")
+    p.say(0, 31, 1, payload=b"e" * 10)
+    p.hear()
+    p.note("-- the gap")
+    p.say(0, 1, 1, payload=b"b" * 10)
+    p.hear()
+    p.say(0, 16, 1, payload=b"c" * 5 + b"d" * 10)
+    p.hear()
+    p.call("recv 100")
+    p.note("-- old data")
+    p.say(0, 1, 1, payload=b"b" * 10)
+    p.hear()
+    p.note("-- partly old")
+    p.say(0, 35, 1, payload=b"e" * 6 + b"f" * 4)
+    p.hear()
+    p.call("recv 100")
+
+
+def window(p):
+    """Segments outside of the window, and ACKs of what was not sent."""
+    p.established()
+    for seq in (-5, 10000000, -2000000000):
+        p.say(0, seq, 1, payload=b"out")
+        p.hear()
+    p.note("-- ACKs")
+    p.say(0, 1, 5000)
+    p.hear()
+    p.say(0, 1, -5)
+    p.hear()
+    p.say(0, 1, -100000000)
+    p.hear()
+    p.call("recv 10")
+    p.note("-- without ACK")
+    p.say(0, 1, None, payload=b"no ack")
+    p.hear()
+    p.call("recv 10")
+
+
+def resets(p):
+    """RFC 5961: only the exact RST resets, others in the window are challenged."""
+    p.established()
+    p.say(RST, 5)
+    p.hear()
+    p.say(RST, 100000000)
+    p.hear()
+    p.say(RST, -1)
+    p.hear()
+    p.call("error")
+    p.say(RST, 1)
+    p.hear()
+    p.call("recv 10")
+    p.call("recv 10")
+    p.note("-- and afterwards")
+    p.say(0, 1, 1, payload=b"late")
+    p.hear()
+
+
+def synchronised(p):
+    """A SYN on a connection is challenged."""
+    p.established()
+    p.say(SYN, 0)
+    p.hear()
+    p.say(SYN, 5)
+    p.hear()
+    p.say(SYN, 1, 1)
+    p.hear()
+    p.say(SYN, 100000000, 1)
+    p.hear()
+    p.say(PSH, 1, 1, payload=b"alive")
+    p.hear()
+    p.call("recv 10")
+
+
+def passive_close(p):
+    """The peer closes first."""
+    p.established()
+    p.say(FIN, 1, 1, payload=b"last")
+    p.hear()
+    p.call("recv 10")
+    p.call("recv 10")
+    p.note("-- the FIN again")
+    p.say(FIN, 5, 1)
+    p.hear()
+    p.call("send 10")
+    p.hear()
+    p.say(0, 6, 11)
+    p.call("close")
+    p.hear()
+    p.say(0, 6, 12)
+    p.hear()
+    p.note("-- closed")
+    p.say(0, 6, 12)
+    p.hear()
+
+
+def active_close(p):
+    """The program closes first: TIME-WAIT."""
+    p.established()
+    p.call("send 10")
+    p.hear()
+    p.call("close")
+    p.hear()
+    p.say(0, 1, 12)
+    p.hear()
+    p.say(FIN, 1, 12)
+    p.hear()
+    p.note("-- the FIN again")
+    p.say(FIN, 1, 12)
+    p.hear(wait=0.7)
+    p.note("-- a RST in TIME-WAIT, outside")
+    p.say(RST, 100000000)
+    p.hear()
+    p.note("-- data in TIME-WAIT")
+    p.say(0, 2, 12, payload=b"late")
+    p.hear(wait=0.7)
+    p.note("-- an old SYN")
+    p.say(SYN, -1000, options=MSS)
+    p.hear(wait=0.7)
+    p.note("-- a new SYN")
+    p.iss = None
+    p.say(SYN, 1000000, options=MSS)
+    p.hear()
+
+
+def simultaneous_close(p):
+    p.established()
+    p.call("close")
+    p.hear()
+    p.say(FIN, 1, 1)
+    p.hear()
+    p.say(0, 2, 2)
+    p.hear()
+
+
+def half_close(p):
+    """After its FIN the program still takes data."""
+    p.established()
+    p.call("shutdown wr")
+    p.hear()
+    p.say(0, 1, 2)
+    p.hear()
+    p.say(0, 1, 2, payload=b"still")
+    p.hear()
+    p.call("recv 10")
+    p.say(FIN, 6, 2)
+    p.hear()
+    p.call("recv 10")
+    p.call("close")
+    p.hear()
+
+
+def unread(p):
+    """A close with data unread is a reset."""
+    p.established()
+    p.say(0, 1, 1, payload=b"unread")
+    p.hear()
+    p.call("close")
+    p.hear()
+    p.say(0, 7, 1)
+    p.hear()
+
+
+def lingering(p):
+    """SO_LINGER 0."""
+    p.established()
+    p.call("linger")
+    p.call("close")
+    p.hear()
+    p.say(0, 1, 1, payload=b"late")
+    p.hear()
+
+
+def orphan(p):
+    """Data that comes after close."""
+    p.established()
+    p.call("close")
+    p.hear()
+    p.say(0, 1, 2)
+    p.hear()
+    p.say(0, 1, 2, payload=b"too late")
+    p.hear()
+
+
+def connecting(p):
+    """An active open and its answers."""
+    p.peer_port = 7000
+    p.note("-- refused")
+    p.call(f"connect {US} 7000")
+    p.hear()
+    p.say(RST, 0, 1)
+    p.hear()
+    p.call("error")
+    p.note("-- strange answers")
+    p.iss = None
+    p.call(f"connect {US} 7000")
+    p.hear()
+    p.say(SYN, 0, 55)
+    p.hear()
+    p.say(RST, 0)
+    p.hear()
+    p.say(RST, 0, 55)
+    p.hear()
+    p.say(0, 0, 1)
+    p.hear()
+    p.say(FIN, 0, 1)
+    p.hear()
+    p.note("-- the right one")
+    p.say(SYN, 0, 1, options=MSS + SACK_OK + SCALE)
+    p.hear()
+    p.call("send 5")
+    p.hear()
+    p.note("-- the SYN-ACK again")
+    p.say(SYN, 0, 1, options=MSS + SACK_OK + SCALE)
+    p.hear()
+
+
+def simultaneous_open(p):
+    p.peer_port = 7000
+    p.call(f"connect {US} 7000")
+    p.hear()
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("send 5")
+    p.hear()
+
+
+def zero_window(p):
+    """Nothing goes into a closed window; it goes when it opens."""
+    p.established(window=0)
+    p.call("send 100")
+    p.hear(wait=0.1)
+    p.say(0, 1, 1, window=10)
+    p.hear(wait=0.1)
+    p.say(0, 1, 11, window=65535)
+    p.hear(wait=0.1)
+    p.say(0, 1, 101)
+    p.hear()
+
+
+def full(p):
+    """A receiver that does not read closes its window, and opens it."""
+    p.established(listen="listen 7000 16 4608", options=MSS)
+    at, chunk = 1, b"f" * 1000
+    for _ in range(20):
+        p.say(0, at, 1, payload=chunk)
+        closed = False
+        for found in p.segments(0.1):
+            at = (found.ack - ISS) & 0xFFFFFFFF
+            closed = found.window < 1000
+        if closed:
+            break
+    p.note("the window closes" if closed else "the window does not close")
+
+
+def nagle(p):
+    """A small segment waits for the ACK of the one before; not with TCP_NODELAY, and not without end with TCP_CORK."""
+    p.established()
+    p.call("send 10")
+    p.call("send 10")
+    p.call("send 10")
+    p.hear(quiet=0.01)
+    p.say(0, 1, 11)
+    p.hear()
+    p.say(0, 1, 31)
+    p.call("nodelay")
+    p.call("send 10")
+    p.hear(wait=0.05, quiet=0.005)
+    p.call("send 10")
+    p.hear(wait=0.05, quiet=0.005)
+    p.say(0, 1, 51)
+    p.call("cork 1")
+    p.call("send 10")
+    p.hear(wait=0.05)
+    p.call("cork 0")
+    p.hear(wait=0.05)
+
+
+def small_segments(p):
+    """The peer's MSS is respected."""
+    p.established(options=b"\x02\x04\x02\x18")
+    p.call("send 1500")
+    p.hear()
+    p.say(0, 1, 1501)
+    p.hear()
+
+
+def paws(p):
+    """RFC 7323: an old timestamp drops a segment."""
+    p.established(stamped=True)
+    p.stamp = STAMP + 100
+    p.say(0, 1, 1, payload=b"new")
+    p.hear()
+    p.stamp = STAMP + 50
+    p.say(0, 4, 1, payload=b"old")
+    p.hear()
+    p.call("recv 10")
+    p.note("-- a RST with an old one")
+    p.say(RST, 4)
+    p.hear()
+    p.call("recv 10")
+    p.note("-- none at all")
+    p.with_stamps = False
+    p.say(0, 4, 1, payload=b"none", options=b"\1\1\1\1")
+    p.hear()
+    p.call("recv 10")
+
+
+def losses(p):
+    """Three duplicate ACKs with SACK: what is missing is sent again."""
+    p.established(options=b"\x02\x04\x03\xe8" + SACK_OK + SCALE)
+    p.call("send 8000")
+    p.hear()
+    base = (p.iss or 0) + 1
+    for end in (2, 3, 4):
+        block = b"\x01\x01\x05\x0a" + struct.pack("!II", (base + 1000) & 0xFFFFFFFF, (base + 1000 * end) & 0xFFFFFFFF)
+        p.say(0, 1, 1, options=block)
+    first = next(p.segments(0.15), None)
+    p.note(f"sent again: {p.describe(first)}" if first else "nothing is sent again")
+    for _ in p.segments(0.05):
+        pass
+    p.say(0, 1, 8001)
+    p.hear()
+
+
+def timeout(p):
+    """Nobody answers: the segment is sent again, with pauses that double."""
+    p.established(options=MSS)
+    p.call("send 10")
+    begin, times = time.monotonic(), []
+    for found in p.segments(1.6, 1.6):
+        times.append(time.monotonic() - begin)
+        p.note(f"out  {p.describe(found)}")
+        if len(times) == 4:
+            break
+    pauses = [b - a for a, b in zip(times[1:], times[2:])]
+    p.note(f"pauses double: {all(1.6 < b / a < 2.5 for a, b in zip(pauses, pauses[1:]))}")
+
+
+SCRIPTS = {f.__name__: f for f in (
+    handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
+    simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
+    small_segments, paws, losses, timeout)}
+
+
+def main(script, *command):
+    player = Player(command)
+    try:
+        SCRIPTS[script](player)
+    finally:
+        player.actor.kill()
+        player.actor.wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,38 @@
+"""Segment scripts over a tun device: the kernel's TCP and tcpreload's give the same answers to the same segments."""
+
+import net
+import play
+from harness import Failed, Test, compare, stage
+
+
+class Script:
+    def __init__(self, name):
+        self.name, self.expected = name, None
+
+    def run(self, shim):
+        with net.Namespace() as namespace:
+            # Challenge ACKs and answers in TIME-WAIT are limited in number; here each one counts.
+            namespace.sysctl({"net.ipv4.tcp_invalid_ratelimit": 0})
+            prefix = [stage().tcpreload, "--strict"] if shim else []
+            output = namespace.output(*stage().command(["py:play.py", self.name]), *prefix, *stage().command(["py:actor.py"]))
+            opens = namespace.kernel_counters()["TcpPassiveOpens"]
+        if "Traceback" in output or "come up" in output:
+            raise Failed(output)
+        if shim and opens:
+            raise Failed(f"the kernel's TCP has accepted {opens} connections")
+        return output
+
+    def check(self, shim):
+        if self.expected is None:
+            self.expected = self.run(False)
+        if shim:
+            compare(self.expected, self.run(True))
+        lines = self.expected.splitlines()
+        return f"{sum(line.startswith('in') for line in lines)} segments in, {sum(line.startswith('out') for line in lines)} answers"
+
+
+def tests(full=False):
+    for name in play.SCRIPTS:
+        script = Script(name)
+        yield Test(f"segments {name}", "kernel", lambda s=script: s.check(False))
+        yield Test(f"segments {name}", "tcpreload", lambda s=script: s.check(True))
