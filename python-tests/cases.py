@@ -11,10 +11,10 @@ def c(name, *args, **options):
     return Case(" ".join((name, *map(str, args))), alone=[f"c:{name}", *args], **options)
 
 
-def py(name, **options):
+def py(name, *args, **options):
     """A Python program that holds both ends."""
     options.setdefault("privileges", BOTH)
-    return Case(name, alone=[f"py:{name}.py"], **options)
+    return Case(" ".join((name, *args)), alone=[f"py:{name}.py", *args], **options)
 
 
 CASES = [
@@ -40,6 +40,7 @@ CASES = [
     c("threads"),
     c("bulk"),
     py("py_sockets"),
+    py("py_sockets", "exec", known="sockets that survive an exec stay behind", timeout=8),
     py("py_loops"),
     py("py_servers"),
     Case("bulk pair", server=["c:bulk", "server", 7000], client=["c:bulk", "client", "{server}", 7000, 64],
