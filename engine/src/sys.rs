@@ -548,7 +548,8 @@ mod tests {
     fn moved_descriptors_stand_above_the_limit() {
         let fd = move_high(eventfd(0, 0).unwrap()).unwrap();
         let (soft, _) = getrlimit(libc::RLIMIT_NOFILE as u32).unwrap();
-        assert!(fd as u64 >= soft.saturating_sub(256));
+        // Above it, or in its last quarter where the hard limit leaves no room.
+        assert!(fd as u64 >= soft.saturating_sub((soft / 4).clamp(256, 1 << 14)));
         assert_eq!(write(fd, &7u64.to_ne_bytes()), Ok(8));
         let mut out = [0; 8];
         assert_eq!(read(fd, &mut out), Ok(8));
