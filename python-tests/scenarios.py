@@ -132,7 +132,8 @@ def idle(command, seconds):
             client.stdout.close()
             ticks, switches = after[0] - ticks, after[1] - switches
             text = f"{len(pids)} processes, in {seconds} s: {ticks} ticks of CPU, {switches} wake-ups; {note}"
-            if ticks > 1 or switches > 3:
+            # What an interpreter does on its own account is nothing to tcpreload, but then the kernel's run shows it too.
+            if shim and (ticks > 1 or switches > 3):
                 raise Failed(text)
             side.stop()
             return text

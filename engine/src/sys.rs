@@ -480,7 +480,8 @@ pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     let (soft, hard) = getrlimit(libc::RLIMIT_NOFILE as u32)?;
     let want = soft.saturating_add(ROOM).min(hard).min(1 << 30);
     let raised = want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
-    let floor = if raised { soft } else { soft.saturating_sub(256).max(3) };
+    // Where the hard limit leaves no room, the last quarter of what the program has.
+    let floor = if raised { soft } else { soft.saturating_sub((soft / 4).clamp(256, ROOM)).max(3) };
     let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor as usize);
     if raised {
         setrlimit(libc::RLIMIT_NOFILE as u32, (soft, hard))?;

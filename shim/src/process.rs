@@ -59,6 +59,7 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let pid = real();
     if pid == 0 {
         core::mem::forget(locked);
+        crate::wait::forget_busy();
     } else {
         let errno = crate::errno::get();
         let retained = locked.is_some();

@@ -255,7 +255,7 @@ impl Stack {
 
     /// A port from the stock that no connection between `local` and `remote` uses, chosen unpredictably (RFC 6056), or whose
     /// TIME-WAIT may be reused. `None`: a new guard is needed.
-    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint) -> Option<PortId> {
+    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint, rested: bool) -> Option<PortId> {
         let stock: usize = self.ports.len();
         if stock == 0 {
             return None;
@@ -282,7 +282,7 @@ impl Stack {
         }
         let id = best?;
         // The peer may keep the last connection of these names in TIME-WAIT: a port that has rested is better.
-        if stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
+        if rested && stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
             return None;
         }
         Some(id)
