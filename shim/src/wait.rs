@@ -213,7 +213,8 @@ impl<'r> Sleeper<'r> {
         let role = self.rt.role();
         let deputy = role.deputy.load(Ordering::Acquire);
         if deputy != me {
-            let vacant = deputy == 0 || sys::tgkill((deputy >> 32) as i32, deputy as i32, 0) == Err(libc::ESRCH);
+            let vacant =
+                deputy == 0 || sys::tgkill((deputy >> 32) as i32, deputy as i32, 0) == Err(libc::ESRCH);
             if vacant {
                 let _ = role.deputy.compare_exchange(deputy, me, Ordering::AcqRel, Ordering::Acquire);
             }
