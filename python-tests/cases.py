@@ -11,10 +11,10 @@ def c(name, *args, **options):
     return Case(" ".join((name, *map(str, args))), alone=[f"c:{name}", *args], **options)
 
 
-def py(name, *args, **options):
-    """A Python program that holds both ends."""
+def py(name, *parts, **options):
+    """A Python program that holds both ends, or some parts of it."""
     options.setdefault("privileges", BOTH)
-    return Case(" ".join((name, *args)), alone=[f"py:{name}.py", *args], **options)
+    return Case(" ".join((name, *parts)), alone=[f"py:{name}.py", *parts], **options)
 
 
 CASES = [
@@ -39,8 +39,11 @@ CASES = [
     c("binding"),
     c("threads"),
     c("bulk"),
-    py("py_sockets"),
-    py("py_sockets", "exec", known="sockets that survive an exec stay behind", timeout=8),
+    py("py_sockets", "basics", "files", "errors"),
+    py("py_sockets", "spawns"),
+    py("py_sockets", "processes"),
+    py("py_sockets", "threads"),
+    py("py_sockets", "executes", known="sockets that survive an exec stay behind", timeout=8),
     py("py_loops"),
     py("py_servers"),
     Case("bulk pair", server=["c:bulk", "server", 7000], client=["c:bulk", "client", "{server}", 7000, 64],
