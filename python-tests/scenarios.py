@@ -237,6 +237,10 @@ def sight():
         client.stdout.readline()
         listing = lambda *words: subprocess.run([stage().tcpreload, "ss", *words, "--pid", str(side.process.pid)],
                                                 capture_output=True, text=True).stdout
+        # The client's connect may return before the server has seen the last ACK.
+        deadline = time.monotonic() + 2
+        while "ESTAB" not in listing("-a") and time.monotonic() < deadline:
+            time.sleep(0.05)
         everything, listeners = listing("-a"), listing("-l")
         client.stdin.close()
         client.wait()
