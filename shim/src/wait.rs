@@ -15,6 +15,7 @@
 //! No wake-up is lost: a thread registers as a waiter and finds that there is nothing for it under one hold of the lock, and
 //! before a driver sleeps it looks once more, under the lock, at whether it was woken.
 
+use crate::cancel;
 use crate::errno::Errno;
 use crate::runtime::{Locked, Runtime};
 use core::cell::Cell;
@@ -50,6 +51,8 @@ pub enum Woken {
     TimedOut,
     /// A signal handler ran.
     Interrupted,
+    /// The thread is to end (pthread_cancel).
+    Cancelled,
 }
 
 /// A thread that is about to sleep: registered with the stack, with an eventfd of the pool if one was free.
@@ -127,6 +130,9 @@ impl<'r> Sleeper<'r> {
             self.claim_event_fd();
         }
         loop {
+            if cancel::is_due() {
+                return Woken::Cancelled;
+            }
             if self.is_woken() {
                 return Woken::Ready;
             }
