@@ -11,10 +11,10 @@ def c(name, *args, **options):
     return Case(" ".join((name, *map(str, args))), alone=[f"c:{name}", *args], **options)
 
 
-def py(name, **options):
-    """A Python program that holds both ends."""
+def py(name, *parts, **options):
+    """A Python program that holds both ends, or some parts of it."""
     options.setdefault("privileges", BOTH)
-    return Case(name, alone=[f"py:{name}.py"], **options)
+    return Case(" ".join((name, *parts)), alone=[f"py:{name}.py", *parts], **options)
 
 
 CASES = [
@@ -27,19 +27,23 @@ CASES = [
     c("ends"),
     c("waits"),
     c("signals"),
-    c("signals", "cancel", known="a thread cannot be cancelled inside of a call on our sockets", timeout=30),
+    c("signals", "cancel", known="a thread cannot be cancelled inside of a call on our sockets", timeout=8),
     c("files"),
     c("files", "stdio", known="stdio on a socket goes past libc's exported calls"),
-    c("files", "exec", known="sockets that survive an exec stay behind", timeout=20),
+    c("files", "exec", known="sockets that survive an exec stay behind", timeout=6),
     c("addresses"),
     c("deaths"),
-    c("deaths", "killed", known="a program that is killed leaves nobody to end its connections", timeout=60),
+    c("deaths", "killed", known="a program that is killed leaves nobody to end its connections", timeout=8),
     c("crowd"),
     c("backlog"),
     c("binding"),
     c("threads"),
     c("bulk"),
-    py("py_sockets"),
+    py("py_sockets", "basics", "files", "errors"),
+    py("py_sockets", "spawns"),
+    py("py_sockets", "processes"),
+    py("py_sockets", "threads"),
+    py("py_sockets", "executes", known="sockets that survive an exec stay behind", timeout=8),
     py("py_loops"),
     py("py_servers"),
     Case("bulk pair", server=["c:bulk", "server", 7000], client=["c:bulk", "client", "{server}", 7000, 64],

@@ -7,7 +7,7 @@ on which stacks, with which privileges. The kernel's own output is the oracle of
 import threading
 
 import net
-from harness import Failed, Side, Skipped, Test, check_stacks, compare, stage
+from harness import Failed, Side, Test, check_stacks, compare, known_to_differ, stage
 
 # Which stack serves which end: server, client.
 MODES = {
@@ -20,12 +20,13 @@ MODES = {
 
 class Case:
     def __init__(self, name, alone=None, server=None, client=None, links=None, modes=tuple(MODES), privileges=("root",),
-                 sysctls=None, timeout=40, port=None, stops=False, known=None, opens=("server", "client"), slow=False, retransmits=False):
+                 sysctls=None, timeout=40, port=None, stops=False, known=None,
+                 opens=("server", "client"), slow=False):
         self.name, self.alone, self.server, self.client = name, alone, server, client
         self.links = links or (("lo",) if alone else ("lo", "veth"))
         self.modes, self.privileges, self.sysctls = modes, privileges, sysctls or {}
         self.timeout, self.port, self.stops, self.opens, self.slow = timeout, port, stops, opens, slow
-        self.retransmits, self.known = retransmits, known
+        self.known = known
         self.oracles, self.lock = {}, threading.Lock()
 
     def tests(self):
@@ -55,13 +56,7 @@ class Case:
         expected, note = self.oracle(link)
         if stacks == (False, False):
             return note
-        if not self.known:
-            return self.run(link, privilege, stacks, expected)[1]
-        try:
-            self.run(link, privilege, stacks, expected)
-        except Failed:
-            raise Skipped(f"known difference: {self.known}")
-        raise Failed(f"no difference any more, so it is not known: {self.known}")
+        return known_to_differ(self.known, lambda: self.run(link, privilege, stacks, expected)[1])
 
     def run(self, link, privilege, stacks, expected=None):
         """One run; its outputs, compared with what was expected, and a note about who served."""

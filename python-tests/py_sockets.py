@@ -102,7 +102,7 @@ def errors():
     client.close()
 
 
-def processes():
+def executes():
     listener, client, server = pair()
     # A connection as the standard input and output of a program.
     done = subprocess.Popen(["cat"], stdin=server, stdout=server)
@@ -120,6 +120,42 @@ def processes():
     client.close()
     # And programs that have nothing to do with it.
     print(subprocess.run(["echo", "echo"], capture_output=True).stdout, subprocess.getoutput("exit 3; true"))
+    listener.close()
+
+
+def ended_by_close(what, between):
+    """A connection that is closed after something that has copied it and gone: the peer sees the end."""
+    listener, client, server = pair()
+    os.set_inheritable(server.fileno(), True)
+    between()
+    server.close()
+    client.settimeout(3)
+    attempt(what, lambda: client.recv(1))
+    client.close()
+    listener.close()
+
+
+def fork_exec(program):
+    if os.fork() == 0:
+        try:
+            os.execvp(program, [program])
+        except OSError:
+            os._exit(1)
+    os.wait()
+
+
+def spawns():
+    """Programs that are started beside a connection, and have nothing to do with it."""
+    ended_by_close("subprocess", lambda: subprocess.run(["true"]))
+    ended_by_close("all descriptors", lambda: subprocess.run(["true"], close_fds=False))
+    ended_by_close("system", lambda: os.system("true"))
+    ended_by_close("posix_spawn", lambda: (os.posix_spawnp("true", ["true"], os.environ), os.wait()))
+    ended_by_close("exec", lambda: fork_exec("true"))
+    ended_by_close("failed exec", lambda: fork_exec("no such program"))
+
+
+def processes():
+    listener = socket.create_server(("127.0.0.1", 0))
     # fork: the child serves.
     if (pid := os.fork()) == 0:
         for _ in range(3):
@@ -167,6 +203,8 @@ def threads():
     print(good.count(True), "echoes")
 
 
-for part in (basics, files, errors, processes, threads):
+for part in (basics, files, errors, spawns, processes, threads, executes):
+    if len(sys.argv) > 1 and part.__name__ not in sys.argv[1:]:
+        continue
     print("--", part.__name__, flush=True)
     part()

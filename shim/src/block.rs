@@ -4,7 +4,7 @@ use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{Locked, Runtime};
 use crate::signals;
-use crate::wait::{Sleeper, Woken};
+use crate::wait::{Sleeper, Watch, Woken};
 use engine::stack::{Ready, SockId};
 use engine::sys;
 use engine::values::{Error, Instant};
@@ -32,6 +32,7 @@ pub fn until<T>(
     how: &Waiting,
     mut attempt: impl FnMut(&mut Locked, bool) -> Result<T, Error>,
 ) -> Outcome<T> {
+    let watch = Watch::over(rt);
     let mut interrupted = false;
     loop {
         let mut locked = rt.lock()?;
@@ -53,8 +54,12 @@ pub fn until<T>(
             return Err(Errno(libc::EINTR));
         }
         let sleeper = Sleeper::register(rt, &mut locked)?;
-        locked.stack().wait_on(sleeper.id, how.socket, how.interest, how.exclusive)?;
+        if let Err(error) = locked.stack().wait_on(sleeper.id, how.socket, how.interest, how.exclusive) {
+            sleeper.unregister(&mut locked);
+            return Err(error.into());
+        }
         drop(locked);
+        watch.note();
         let woken = sleeper.sleep(&mut [], how.deadline, None);
         let mut locked = rt.lock()?;
         let meant = sleeper.unregister(&mut locked);

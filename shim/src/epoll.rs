@@ -9,7 +9,7 @@ use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::runtime::{Locked, Runtime};
-use crate::wait::{Sleeper, Woken};
+use crate::wait::{Sleeper, Watch, Woken};
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use core::time::Duration;
 use engine::stack::{EpollEvent, EpollId, EpollOp, SockId};
@@ -169,6 +169,7 @@ pub fn wait(
     let out = Out { at: bytes.as_mut_ptr().cast(), max };
     let kernel = has_kernel_members(epfd);
     let deadline = timeout.map(|t| sys::monotonic_now() + t);
+    let watch = Watch::over(rt);
     loop {
         let mut locked = rt.lock()?;
         let found = look(&mut locked, set, &out);
@@ -182,7 +183,10 @@ pub fn wait(
         }
         let mut locked = rt.lock()?;
         let sleeper = Sleeper::register(rt, &mut locked)?;
-        locked.stack().wait_on_set(sleeper.id, set, true)?;
+        if let Err(error) = locked.stack().wait_on_set(sleeper.id, set, true) {
+            sleeper.unregister(&mut locked);
+            return Err(error.into());
+        }
         // Something may have come between the look and the registration.
         let ready = locked.stack().epoll_ready(set);
         drop(locked);
@@ -190,6 +194,7 @@ pub fn wait(
             Woken::Ready
         } else {
             let mut fds = [libc::pollfd { fd: epfd, events: libc::POLLIN, revents: 0 }];
+            watch.note();
             sleeper.sleep(if kernel { &mut fds } else { &mut [] }, deadline, mask)
         };
         let mut locked = rt.lock()?;

@@ -6,7 +6,7 @@ use crate::epoll;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::runtime::{Locked, Runtime};
-use crate::wait::{Sleeper, Woken};
+use crate::wait::{Sleeper, Watch, Woken};
 use core::time::Duration;
 use engine::stack::Ready;
 use engine::sys;
@@ -39,6 +39,7 @@ pub fn poll(
     mask: Option<u64>,
 ) -> Outcome<i32> {
     let deadline = epoll::deadline_of(timeout);
+    let watch = Watch::over(rt);
     // The kernel's share, with our own masked out.
     let mut kernel: Vec<libc::pollfd> = Vec::with_capacity(fds.len());
     let mut places: Vec<usize> = Vec::with_capacity(fds.len());
@@ -70,18 +71,23 @@ pub fn poll(
         let mut locked = rt.lock()?;
         let sleeper = Sleeper::register(rt, &mut locked)?;
         for f in fds.iter() {
-            match fdtable::lookup(f.fd) {
+            let tied = match fdtable::lookup(f.fd) {
                 Some((_, Kind::Socket(id))) => {
                     let interest = Ready(f.events as u16 as u32);
-                    locked.stack().wait_on(sleeper.id, id, interest, false)?;
+                    locked.stack().wait_on(sleeper.id, id, interest, false)
                 }
-                Some((_, Kind::Epoll(set))) => locked.stack().wait_on_set(sleeper.id, set, false)?,
-                _ => {}
+                Some((_, Kind::Epoll(set))) => locked.stack().wait_on_set(sleeper.id, set, false),
+                _ => Ok(()),
+            };
+            if let Err(error) = tied {
+                sleeper.unregister(&mut locked);
+                return Err(error.into());
             }
         }
         // Something may have come between the look and the registration.
         let ready = look(&mut locked, fds);
         drop(locked);
+        watch.note();
         let woken = if ready { Woken::Ready } else { sleeper.sleep(&mut kernel, deadline, mask) };
         let mut locked = rt.lock()?;
         sleeper.unregister(&mut locked);

@@ -176,6 +176,7 @@ pub fn sweep(locked: &mut Locked) {
         if !alive {
             fdtable::take(fd);
             let _ = sys::close(fd);
+            locked.stack().port_copy_gone(port);
         }
         alive
     });
@@ -184,4 +185,9 @@ pub fn sweep(locked: &mut Locked) {
 /// Every guard's descriptor.
 pub fn fds(_: &Locked) -> Vec<RawFd> {
     GUARDS.lock().iter().map(|g| g.1).collect()
+}
+
+/// The port of every guard.
+pub fn ports() -> Vec<PortId> {
+    GUARDS.lock().iter().map(|g| g.0).collect()
 }

@@ -11,6 +11,7 @@
 use crate::calls::descriptors;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
+use crate::portguard;
 use crate::runtime::{self, Locked, Runtime};
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use core::time::Duration;
@@ -29,6 +30,14 @@ fn retain_all(locked: &mut Locked) {
             Kind::Epoll(set) => locked.stack().epoll_retain(set),
             Kind::Foreign => {}
         }
+    }
+    portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
+}
+
+/// The guards of this process (or of a child that never was) are gone.
+fn drop_guards(rt: &Runtime) {
+    if let Ok(mut locked) = rt.lock() {
+        portguard::ports().into_iter().for_each(|port| locked.stack().port_copy_gone(port));
     }
 }
 
@@ -59,12 +68,14 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let pid = real();
     if pid == 0 {
         core::mem::forget(locked);
+        crate::wait::forget_busy();
     } else {
         let errno = crate::errno::get();
         let retained = locked.is_some();
         drop(locked);
         if pid < 0 && retained {
             let _ = release_all(rt, fdtable::ours());
+            drop_guards(rt);
         }
         crate::errno::set(errno);
     }
@@ -147,6 +158,7 @@ pub fn before_exec() -> Vec<(RawFd, Kind)> {
         }));
     }
     let _ = release_all(rt, released.iter().copied());
+    drop_guards(rt);
     rt.words().leave(sys::getpid() as u32);
     released
 }
@@ -156,6 +168,7 @@ pub fn exec_failed(released: &[(RawFd, Kind)]) {
     let Some(rt) = runtime::attached() else { return };
     rt.words().join(sys::getpid() as u32);
     let Ok(mut locked) = rt.lock() else { return };
+    portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
     for (_, kind) in released {
         match *kind {
             Kind::Socket(id) => locked.stack().retain(id),
@@ -179,6 +192,7 @@ pub fn goodbye() {
     if release_all(rt, held.into_iter()).is_err() {
         return;
     }
+    drop_guards(rt);
     rt.words().leave(me as u32);
     if !rt.words().has_members(|pid| sys::process_lives(pid as i32)) {
         last_of_family(rt);

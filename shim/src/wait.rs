@@ -36,9 +36,43 @@ const NO_EVENT_FD: Duration = Duration::from_millis(1);
 /// How often the deputy looks.
 const DEPUTY_TICK: Duration = Duration::from_millis(1);
 
+/// Whether this thread counts among the busy ones of the arena. A thread that ends is not busy any more.
+struct Busy(Cell<bool>);
+
+impl Busy {
+    fn set(&self, rt: &Runtime, busy: bool) {
+        if self.0.replace(busy) == busy {
+            return;
+        }
+        let count = &rt.role().busy;
+        if busy {
+            count.fetch_add(1, Ordering::AcqRel);
+        } else {
+            let _ = count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| n.checked_sub(1));
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(rt) = crate::runtime::attached() {
+            self.set(rt, false);
+        }
+    }
+}
+
 thread_local! {
-    /// This thread counts as busy.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
+    static BUSY: Busy = const { Busy(Cell::new(false)) };
+}
+
+/// This thread is awake (or sleeps again). Late in its life it may have lost its count, and does not matter.
+fn set_busy(rt: &Runtime, busy: bool) {
+    let _ = BUSY.try_with(|b| b.set(rt, busy));
+}
+
+/// In the child of a fork: the parent's thread is the one that was counted.
+pub fn forget_busy() {
+    let _ = BUSY.try_with(|b| b.0.set(false));
 }
 
 /// Why a sleep ended.
@@ -65,9 +99,7 @@ pub struct Sleeper<'r> {
 impl<'r> Sleeper<'r> {
     /// Registers this thread. The caller ties it to what it waits for, under the same lock.
     pub fn register(rt: &'r Runtime, locked: &mut Locked) -> Result<Sleeper<'r>, Errno> {
-        if BUSY.replace(false) {
-            let _ = rt.role().busy.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| n.checked_sub(1));
-        }
+        set_busy(rt, false);
         let id = locked.stack().waiter_begin(sys::getpid() as u32, WakeKind::Futex)?;
         if let Some(word) = rt.waiter_words().get(id.index() as usize) {
             word.store(0, Ordering::Release);
@@ -116,9 +148,12 @@ impl<'r> Sleeper<'r> {
     /// while sleeping.
     pub fn sleep(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
         let woken = self.sleep_somehow(fds, deadline, mask);
+        // However it ended, asleep or driving: a deputy that is awake looks after nothing.
+        if self.is_deputy(me()) {
+            self.resign(me());
+        }
         if matches!(woken, Woken::Ready | Woken::Kernel) {
-            BUSY.set(true);
-            self.rt.role().busy.fetch_add(1, Ordering::AcqRel);
+            set_busy(self.rt, true);
         }
         woken
     }
@@ -184,7 +219,8 @@ impl<'r> Sleeper<'r> {
         let role = self.rt.role();
         let deputy = role.deputy.load(Ordering::Acquire);
         if deputy != me {
-            let vacant = deputy == 0 || is_dead(deputy);
+            let vacant =
+                deputy == 0 || sys::tgkill((deputy >> 32) as i32, deputy as i32, 0) == Err(libc::ESRCH);
             if vacant {
                 let _ = role.deputy.compare_exchange(deputy, me, Ordering::AcqRel, Ordering::Acquire);
             }
@@ -272,10 +308,13 @@ impl<'r> Sleeper<'r> {
         let now = sys::monotonic_now();
         let mut timeout = deadline.map(|d| Duration::from_micros(d.us_since(now)));
         let mut at_most = |t: Duration| timeout = Some(timeout.map_or(t, |old| old.min(t)));
-        let holder = role.holder.load(Ordering::Acquire);
+        let watcher = match role.holder.load(Ordering::Acquire) {
+            0 => role.deputy.load(Ordering::Acquire),
+            holder => holder,
+        };
         if self.is_deputy(me) {
             at_most(DEPUTY_TICK);
-        } else if holder != 0 && holder >> 32 != me >> 32 {
+        } else if watcher != 0 && watcher >> 32 != me >> 32 {
             at_most(LEASE_CHECK);
         }
         role.sleepers.fetch_add(1, Ordering::AcqRel);
@@ -299,10 +338,6 @@ impl<'r> Sleeper<'r> {
             _ if self.is_woken() => Some(Woken::Ready),
             _ => None,
         };
-        let over = woken.is_some() || deadline.is_some_and(|d| sys::monotonic_now() >= d);
-        if over && self.is_deputy(me) {
-            self.resign(me);
-        }
         woken
     }
 
@@ -357,6 +392,38 @@ impl<'r> Sleeper<'r> {
         }
         fds.copy_from_slice(&all[own.len() + 1..]);
         Ok(fds.iter().any(|f| f.revents != 0))
+    }
+}
+
+/// Lives as long as a call that may sleep. A thread that was woken to look after the role and then found a result of its own
+/// returns to the program without having done so: if nobody drives and nobody is deputy, another sleeper is woken for it.
+pub struct Watch<'r> {
+    rt: &'r Runtime,
+    slept: Cell<bool>,
+}
+
+impl<'r> Watch<'r> {
+    pub fn over(rt: &'r Runtime) -> Watch<'r> {
+        Watch { rt, slept: Cell::new(false) }
+    }
+
+    /// The call has slept.
+    pub fn note(&self) {
+        self.slept.set(true);
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        let role = self.rt.role();
+        let vacant = || role.holder.load(Ordering::Acquire) == 0 && role.deputy.load(Ordering::Acquire) == 0;
+        if self.slept.get()
+            && vacant()
+            && role.sleepers.load(Ordering::Acquire) > 0
+            && let Ok(mut locked) = self.rt.lock()
+        {
+            locked.stack().wake_any(None);
+        }
     }
 }
 

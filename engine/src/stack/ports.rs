@@ -38,6 +38,10 @@ pub struct Port {
     refs: u32,
     /// ... of these, those without SO_REUSEADDR.
     strict: u32,
+    /// Processes that hold a descriptor of the guard.
+    copies: u32,
+    /// Nothing uses it any more: the guards are to be dropped, and until the last is, resets are ours to send.
+    dead: u32,
     _pad: u32,
     /// When a connection was last opened from it.
     used_at: Instant,
@@ -83,7 +87,7 @@ impl Stack {
     /// # Errors
     /// NoBuffers: too many ports.
     pub fn port_create(&mut self, local: Endpoint, kind: PortKind) -> Result<PortId> {
-        let port = Port { local, kind, ..Port::zeroed() };
+        let port = Port { local, kind, copies: 1, ..Port::zeroed() };
         let id = self.ports.insert(port).map_err(|_| Error::NoBuffers)?;
         let core = &mut *self.core;
         core.by_number.insert(&mut self.ports, u64::from(local.port), id);
@@ -102,7 +106,7 @@ impl Stack {
 
     /// Whether the guard of this port is still needed.
     pub fn port_is_alive(&self, id: PortId) -> bool {
-        self.ports.get(id).is_some()
+        self.ports.get(id).is_some_and(|p| p.dead == 0)
     }
 
     /// What the packet filter has to let through, and a number that changes with it.
@@ -126,17 +130,40 @@ impl Stack {
         if let Some(p) = self.ports.get_mut(id) {
             p.refs += 1;
             p.strict += u32::from(!reuse_addr);
+            p.dead = 0;
         }
     }
 
     pub(super) fn port_release(&mut self, id: PortId, reuse_addr: bool) {
+        let many = self.ports.len() > STOCK;
         let Some(p) = self.ports.get_mut(id) else { return };
         p.refs = p.refs.saturating_sub(1);
         p.strict = p.strict.saturating_sub(u32::from(!reuse_addr));
-        if p.refs > 0 || (p.kind == PortKind::Stock && self.ports.len() <= STOCK) {
+        if p.refs > 0 || (p.kind == PortKind::Stock && !many) {
             return;
         }
-        self.port_remove(id);
+        p.dead = 1;
+        let copies = p.copies;
+        self.core.ports_given_up += 1;
+        if copies == 0 {
+            self.port_remove(id);
+        }
+    }
+
+    /// A fork has copied the guard's descriptor to one more process.
+    pub fn port_copied(&mut self, id: PortId) {
+        if let Some(p) = self.ports.get_mut(id) {
+            p.copies += 1;
+        }
+    }
+
+    /// A process has dropped its descriptor of the guard.
+    pub fn port_copy_gone(&mut self, id: PortId) {
+        let Some(p) = self.ports.get_mut(id) else { return };
+        p.copies = p.copies.saturating_sub(1);
+        if p.copies == 0 && p.dead != 0 {
+            self.port_remove(id);
+        }
     }
 
     /// A connection is opened from it.
@@ -158,7 +185,6 @@ impl Stack {
         let number = self.ports[id].local.port;
         core.by_number.remove(&mut self.ports, u64::from(number), id);
         self.ports.remove(id);
-        core.ports_given_up += 1;
         // Made again from what is left.
         core.port_set.clear();
         let range = core.sysctls.ip_local_port_range;
@@ -195,8 +221,7 @@ impl Stack {
             .is_some();
         let p = &self.ports[port];
         let allowed = p.kind == PortKind::Bound
-            && s.options.reuse_addr
-            && p.strict == 0
+            && (p.refs == 0 || (s.options.reuse_addr && p.strict == 0))
             && !listener
             && covers(p.local.addr, local.addr);
         if allowed { Ok(port) } else { Err(Error::AddressInUse) }
@@ -255,7 +280,7 @@ impl Stack {
 
     /// A port from the stock that no connection between `local` and `remote` uses, chosen unpredictably (RFC 6056), or whose
     /// TIME-WAIT may be reused. `None`: a new guard is needed.
-    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint) -> Option<PortId> {
+    pub fn pick_port(&mut self, now: Instant, local: Addr, remote: Endpoint, rested: bool) -> Option<PortId> {
         let stock: usize = self.ports.len();
         if stock == 0 {
             return None;
@@ -282,7 +307,7 @@ impl Stack {
         }
         let id = best?;
         // The peer may keep the last connection of these names in TIME-WAIT: a port that has rested is better.
-        if stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
+        if rested && stock < RESTED && now.us_since(self.ports[id].used_at) < REST_US {
             return None;
         }
         Some(id)

@@ -281,7 +281,9 @@ impl Stack {
             let entry = &self.links[l];
             link = s_next_link(&self.links, l);
             let wanted = entry.interest | Ready::ALWAYS;
-            if !wanted.any(what) || (entry.exclusive != 0 && woke_exclusive) {
+            // The end of a listener concerns all that wait for it.
+            let one_is_enough = entry.exclusive != 0 && woke_exclusive && !what.any(Ready::HUP);
+            if !wanted.any(what) || one_is_enough {
                 continue;
             }
             let (waiter, exclusive) = (entry.waiter, entry.exclusive != 0);

@@ -432,6 +432,8 @@ impl Tcb {
         }
         self.rcv.fin_pending = false;
         self.rcv.fin = true;
+        // Something may have come for after the FIN: it is dropped (tcp_fin).
+        self.discard_out_of_order(env);
         self.rcv.nxt += 1;
         self.acks.now = true;
         match self.state {

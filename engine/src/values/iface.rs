@@ -93,7 +93,9 @@ impl InterfaceTable {
     /// Weak host model, as Linux: a local address is good on any interface, but loopback addresses only on lo, and
     /// a source that is our own only through lo (martians, rp_filter or not: no reply could reach it).
     pub fn accepts(&self, ifindex: u32, src: Addr, dst: Addr) -> Result<(), Counter> {
-        if src.is_multicast() || src.is_unspecified() || self.is_broadcast(src) {
+        // 240/4 is nobody's, so nothing leads back to it.
+        let reserved = src.is_v4() && src.octets_v4()[0] >= 240;
+        if src.is_multicast() || src.is_unspecified() || reserved || self.is_broadcast(src) {
             return Err(Counter::DropMartian);
         }
         if dst.is_multicast() || self.is_broadcast(dst) || dst.is_unspecified() {

@@ -9,6 +9,7 @@ use crate::{config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
 use engine::stack::{Accepted, Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
+use engine::tcp::State;
 use engine::values::{Addr, Endpoint, Error, Family};
 use std::os::fd::RawFd;
 
@@ -82,6 +83,11 @@ pub fn bind(
         return Err(Errno(libc::EINVAL));
     }
     check_bind_address(raw, family)?;
+    if locked.stack().phase(id) == SocketPhase::Connected && locked.stack().tcp_state(id) == State::Closed {
+        // A connection that has ended leaves its socket without an address in Linux; what is bound here serves nothing.
+        sys::bind(fd, raw)?;
+        return Ok(0);
+    }
     if locked.stack().is_bound(id) || locked.stack().phase(id) != SocketPhase::Unconnected {
         return Err(Errno(libc::EINVAL));
     }
@@ -350,9 +356,15 @@ fn begin_connect(
     if locked.stack().is_bound(id) {
         guard_for_connect(locked, fd, id, family)?;
     } else {
-        let port = match locked.stack().pick_port(now, route.source, remote) {
+        let port = match locked.stack().pick_port(now, route.source, remote, true) {
             Some(port) => port,
-            None => portguard::add_stock(locked, route.source.family())?,
+            None => match portguard::add_stock(locked, route.source.family()) {
+                Ok(port) => port,
+                // No descriptor for one more guard: one of those there are, rested or not.
+                Err(errno) => {
+                    locked.stack().pick_port(now, route.source, remote, false).ok_or(Errno(errno))?
+                }
+            },
         };
         locked.stack().set_port(id, port);
     }
