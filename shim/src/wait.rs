@@ -331,14 +331,13 @@ impl<'r> Sleeper<'r> {
             self.poll(&[], fds, Some(short), mask)
         };
         role.sleepers.fetch_sub(1, Ordering::AcqRel);
-        let woken = match result {
+        match result {
             Err(libc::EINTR) => Some(Woken::Interrupted),
             Ok(true) => Some(Woken::Kernel),
             // Woken to take over the role? Then there may be nothing ready: the caller looks, and comes back.
             _ if self.is_woken() => Some(Woken::Ready),
             _ => None,
-        };
-        woken
+        }
     }
 
     /// The deputy leaves. If the role is vacant and others sleep, one of them looks after it.
