@@ -465,9 +465,11 @@ static RAISING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// The limit is raised for the moment of the call only; descriptors above it stay usable, also after fork and exec.
 ///
 /// # Errors
-/// As fcntl(F_DUPFD): EMFILE when there is no room at all.
+/// Those of fcntl(2).
 pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     const ROOM: u64 = 1 << 14;
+    /// A floor above this would only make the kernel's table of descriptors, which fork copies, larger.
+    const HIGHEST_FLOOR: u64 = 1 << 16;
     // The limit is the process's: two threads that raise and restore it at once would leave it wrong. After a fork the lock
     // may be held by a thread that is not there: then it is not waited for long.
     let _alone = (0..1000).find_map(|_| match RAISING.try_lock() {
@@ -479,16 +481,26 @@ pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     });
     let (soft, hard) = getrlimit(libc::RLIMIT_NOFILE as u32)?;
     let want = soft.saturating_add(ROOM).min(hard).min(1 << 30);
-    let raised = want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
-    // Where the hard limit leaves no room, the last quarter of what the program has.
-    let floor = if raised { soft } else { soft.saturating_sub((soft / 4).clamp(256, ROOM)).max(3) };
-    let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor as usize);
+    let raised =
+        soft < HIGHEST_FLOOR && want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
+    // Where there is nothing above the program's numbers: the last quarter of them.
+    let floor = if raised { soft } else { soft - soft / 4 };
+    let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor.min(HIGHEST_FLOOR) as usize);
     if raised {
         setrlimit(libc::RLIMIT_NOFILE as u32, (soft, hard))?;
     }
-    let moved = moved?;
-    close(fd)?;
-    Ok(fd_of(moved))
+    match moved {
+        Ok(moved) => {
+            close(fd)?;
+            Ok(fd_of(moved))
+        }
+        // No room up there: it stays where it is.
+        Err(libc::EMFILE) => {
+            fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC as usize)?;
+            Ok(fd)
+        }
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Whether the byte at `at` of this process can be read: asked of the kernel, so that a bad address is an answer and not
@@ -548,8 +560,7 @@ mod tests {
     fn moved_descriptors_stand_above_the_limit() {
         let fd = move_high(eventfd(0, 0).unwrap()).unwrap();
         let (soft, _) = getrlimit(libc::RLIMIT_NOFILE as u32).unwrap();
-        // Above it, or in its last quarter where the hard limit leaves no room.
-        assert!(fd as u64 >= soft.saturating_sub((soft / 4).clamp(256, 1 << 14)));
+        assert!(fd as u64 >= (soft - soft / 4).min(1 << 16));
         assert_eq!(write(fd, &7u64.to_ne_bytes()), Ok(8));
         let mut out = [0; 8];
         assert_eq!(read(fd, &mut out), Ok(8));

@@ -1,5 +1,6 @@
 //! Blocking calls: try, sleep, try again; time-outs, signals.
 
+use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{Locked, Runtime};
 use crate::signals;
@@ -65,6 +66,9 @@ pub fn until<T>(
         interrupted = woken == Woken::Interrupted;
         if meant && woken != Woken::Ready && how.exclusive {
             locked.stack().pass_on(how.socket);
+        }
+        if woken == Woken::Cancelled {
+            return Err(CANCELED);
         }
     }
 }

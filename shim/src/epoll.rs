@@ -5,6 +5,7 @@
 //! asked only when something of the kernel's was ever added.
 
 use crate::abi;
+use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::runtime::{Locked, Runtime};
@@ -198,6 +199,9 @@ pub fn wait(
         };
         let mut locked = rt.lock()?;
         sleeper.unregister(&mut locked);
+        if woken == Woken::Cancelled {
+            return Err(CANCELED);
+        }
         if woken == Woken::Interrupted {
             let found = look(&mut locked, set, &out);
             return if found > 0 { Ok(found as i32) } else { Err(Errno(libc::EINTR)) };

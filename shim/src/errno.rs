@@ -1,5 +1,6 @@
 //! From the engine's results to C's: -1 and errno. The one place where panics end.
 
+use crate::cancel;
 use engine::values::Error;
 
 /// What a call on one of our descriptors came to; the error is an errno.
@@ -42,9 +43,18 @@ pub fn run<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     }
 }
 
+/// Runs the body of a hook in which a thread can be cancelled.
+fn run_cancellable<T>(body: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    let outcome = run(body);
+    if matches!(outcome, Err(cancel::CANCELED)) {
+        cancel::act();
+    }
+    outcome
+}
+
 /// For calls that return an int: 0 or a descriptor, or -1.
 pub fn int(body: impl FnOnce() -> Outcome<i32>) -> i32 {
-    match run(body) {
+    match run_cancellable(body) {
         Ok(value) => value,
         Err(errno) => {
             set(errno.0);
@@ -55,7 +65,7 @@ pub fn int(body: impl FnOnce() -> Outcome<i32>) -> i32 {
 
 /// For calls that return a count of bytes, or -1.
 pub fn size(body: impl FnOnce() -> Outcome<usize>) -> isize {
-    match run(body) {
+    match run_cancellable(body) {
         Ok(n) => n as isize,
         Err(errno) => {
             set(errno.0);

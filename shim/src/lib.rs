@@ -9,7 +9,9 @@
 //! | `wait`, `block` | sleeping: whoever waits, drives |
 //! | `epoll`, `poll` | readiness of our sockets and of others in one set |
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
-//! | `process` | fork, exec, exit |
+//! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
+//! | `signals`, `cancel` | calls that a signal interrupts, threads that are cancelled |
+//! | `streams` | C's streams on our sockets |
 //! | `abi`, `errno` | user memory, C structs, errno |
 //! | `config`, `log` | environment, sysctls, log records |
 //!
@@ -23,7 +25,9 @@
 mod abi;
 mod block;
 mod calls;
+mod cancel;
 mod config;
+mod environment;
 mod epoll;
 mod errno;
 mod fdtable;
@@ -35,4 +39,5 @@ mod portguard;
 mod process;
 mod runtime;
 mod signals;
+mod streams;
 mod wait;

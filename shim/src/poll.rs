@@ -1,6 +1,7 @@
 //! poll and select over our sockets and others in one set.
 
 use crate::abi;
+use crate::cancel::CANCELED;
 use crate::epoll;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
@@ -90,6 +91,9 @@ pub fn poll(
         let woken = if ready { Woken::Ready } else { sleeper.sleep(&mut kernel, deadline, mask) };
         let mut locked = rt.lock()?;
         sleeper.unregister(&mut locked);
+        if woken == Woken::Cancelled {
+            return Err(CANCELED);
+        }
         if woken == Woken::Interrupted {
             look(&mut locked, fds);
             let ready = fds.iter().filter(|f| f.revents != 0).count();

@@ -15,6 +15,7 @@
 //! No wake-up is lost: a thread registers as a waiter and finds that there is nothing for it under one hold of the lock, and
 //! before a driver sleeps it looks once more, under the lock, at whether it was woken.
 
+use crate::cancel;
 use crate::errno::Errno;
 use crate::runtime::{Locked, Runtime};
 use core::cell::Cell;
@@ -84,6 +85,8 @@ pub enum Woken {
     TimedOut,
     /// A signal handler ran.
     Interrupted,
+    /// The thread is to end (pthread_cancel).
+    Cancelled,
 }
 
 /// A thread that is about to sleep: registered with the stack, with an eventfd of the pool if one was free.
@@ -162,6 +165,9 @@ impl<'r> Sleeper<'r> {
             self.claim_event_fd();
         }
         loop {
+            if cancel::is_due() {
+                return Woken::Cancelled;
+            }
             if self.is_woken() {
                 return Woken::Ready;
             }
@@ -325,14 +331,13 @@ impl<'r> Sleeper<'r> {
             self.poll(&[], fds, Some(short), mask)
         };
         role.sleepers.fetch_sub(1, Ordering::AcqRel);
-        let woken = match result {
+        match result {
             Err(libc::EINTR) => Some(Woken::Interrupted),
             Ok(true) => Some(Woken::Kernel),
             // Woken to take over the role? Then there may be nothing ready: the caller looks, and comes back.
             _ if self.is_woken() => Some(Woken::Ready),
             _ => None,
-        };
-        woken
+        }
     }
 
     /// The deputy leaves. If the role is vacant and others sleep, one of them looks after it.

@@ -474,6 +474,15 @@ impl Stack {
         self.waiters.len()
     }
 
+    /// Wakes every sleeper of a process, to look again.
+    pub fn wake_process(&mut self, pid: u32) {
+        let theirs: Vec<WaiterId> =
+            self.waiters.iter().filter(|(_, w)| w.pid == pid).map(|(id, _)| id).collect();
+        for id in theirs {
+            self.wake_waiter(id);
+        }
+    }
+
     /// Wakes some sleeper that is not `except`, to take over the driving. True when there was one.
     pub fn wake_any(&mut self, except: Option<WaiterId>) -> bool {
         let next = self.waiters.iter().find(|(id, w)| Some(*id) != except && w.woken == 0).map(|(id, _)| id);

@@ -10,3 +10,5 @@ mod process;
 mod raw;
 mod signal;
 mod socket;
+mod stdio;
+mod variadic;

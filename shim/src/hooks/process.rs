@@ -1,8 +1,11 @@
 //! fork exec exit.
 
+use crate::environment::{self, Kept};
 use crate::errno;
+use crate::hooks::variadic::{VaList, variadic};
 use crate::process;
-use core::ffi::{c_char, c_int};
+use core::ffi::{c_char, c_int, c_void};
+use core::sync::atomic::{AtomicUsize, Ordering};
 use libc::pid_t;
 use redhook::{hook, real};
 
@@ -18,11 +21,45 @@ hook! {
     }
 }
 
-hook! {
-    unsafe fn vfork() -> pid_t => tcpreload_vfork {
-        // The real vfork cannot be called from a function that returns; fork can. (`libc::fork` would be our own.)
-        process::vfork(|| unsafe { real!(fork)() })
+/// The real vfork leaves its caller's frame to the child: nothing of ours may be between it and the program. So this symbol
+/// jumps, to libc's own or, where a child must not share our tables, to [`vfork_by_fork`].
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn vfork() -> pid_t {
+    #[cfg(target_arch = "x86_64")]
+    core::arch::naked_asm!(
+        "sub rsp, 8",
+        "call {choose}",
+        "add rsp, 8",
+        "jmp rax",
+        choose = sym choose_vfork,
+    );
+    #[cfg(target_arch = "aarch64")]
+    core::arch::naked_asm!(
+        "stp x29, x30, [sp, #-16]!",
+        "bl {choose}",
+        "ldp x29, x30, [sp], #16",
+        "br x0",
+        choose = sym choose_vfork,
+    );
+}
+
+extern "C" fn choose_vfork() -> usize {
+    static REAL: AtomicUsize = AtomicUsize::new(0);
+    if crate::runtime::attached().is_some() {
+        return vfork_by_fork as *const () as usize;
     }
+    let mut real = REAL.load(Ordering::Relaxed);
+    if real == 0 {
+        // SAFETY: dlsym with a string; it is not overridden.
+        real = unsafe { libc::dlsym(libc::RTLD_NEXT, c"vfork".as_ptr()) } as usize;
+        REAL.store(real, Ordering::Relaxed);
+    }
+    if real == 0 { vfork_by_fork as *const () as usize } else { real }
+}
+
+unsafe extern "C" fn vfork_by_fork() -> pid_t {
+    process::vfork(|| unsafe { real!(fork)() })
 }
 
 hook! {
@@ -34,28 +71,109 @@ hook! {
     }
 }
 
-macro_rules! exec_door {
-    ($name:ident, $hook:ident, ($($arg:ident : $t:ty),*)) => {
+type Strings = *const *const c_char;
+
+unsafe extern "C" {
+    static environ: Strings;
+}
+
+/// An exec by `real`, which gets the environment to pass on.
+unsafe fn exec(envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
+    let kept = unsafe { environment::kept(envp) };
+    let released = process::before_exec();
+    let result = real(kept.as_ref().map_or(envp, Kept::as_ptr));
+    let failure = errno::get();
+    process::exec_failed(&released);
+    errno::set(failure);
+    result
+}
+
+hook! {
+    unsafe fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int => tcpreload_execve {
+        unsafe { exec(envp, |envp| real!(execve)(path, argv, envp)) }
+    }
+}
+
+hook! {
+    unsafe fn execv(path: *const c_char, argv: Strings) -> c_int => tcpreload_execv {
+        unsafe { exec(environ, |envp| real!(execve)(path, argv, envp)) }
+    }
+}
+
+hook! {
+    unsafe fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int => tcpreload_execvpe {
+        unsafe { exec(envp, |envp| real!(execvpe)(file, argv, envp)) }
+    }
+}
+
+hook! {
+    unsafe fn execvp(file: *const c_char, argv: Strings) -> c_int => tcpreload_execvp {
+        unsafe { exec(environ, |envp| real!(execvpe)(file, argv, envp)) }
+    }
+}
+
+hook! {
+    unsafe fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int => tcpreload_fexecve {
+        unsafe { exec(envp, |envp| real!(fexecve)(fd, argv, envp)) }
+    }
+}
+
+hook! {
+    unsafe fn execveat(dir: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int => tcpreload_execveat {
+        unsafe { exec(envp, |envp| real!(execveat)(dir, path, argv, envp, flags)) }
+    }
+}
+
+/// The arguments of execl and its relatives, the terminating null included.
+unsafe fn arguments(list: *mut VaList) -> Vec<*const c_char> {
+    let mut argv = Vec::new();
+    loop {
+        // SAFETY: the caller ends its arguments with a null pointer.
+        let arg = unsafe { (*list).next() };
+        argv.push(arg);
+        if arg.is_null() {
+            return argv;
+        }
+    }
+}
+
+unsafe extern "C" fn execl_list(path: *const c_char, list: *mut VaList) -> c_int {
+    unsafe { tcpreload_execv(path, arguments(list).as_ptr()) }
+}
+
+unsafe extern "C" fn execlp_list(file: *const c_char, list: *mut VaList) -> c_int {
+    unsafe { tcpreload_execvp(file, arguments(list).as_ptr()) }
+}
+
+unsafe extern "C" fn execle_list(path: *const c_char, list: *mut VaList) -> c_int {
+    unsafe {
+        let argv = arguments(list);
+        // The environment comes behind the null.
+        let envp = (*list).next().cast();
+        tcpreload_execve(path, argv.as_ptr(), envp)
+    }
+}
+
+variadic!(execl, 1, "rsi", "x1", execl_list);
+variadic!(execlp, 1, "rsi", "x1", execlp_list);
+variadic!(execle, 1, "rsi", "x1", execle_list);
+
+/// posix_spawn: the child acts inside of libc, on nothing of ours; only its environment is looked after.
+macro_rules! spawn_door {
+    ($name:ident, $hook:ident) => {
         hook! {
-            unsafe fn $name($($arg: $t),*) -> c_int => $hook {
-                let released = process::before_exec();
-                let result = unsafe { real!($name)($($arg),*) };
-                let failure = errno::get();
-                process::exec_failed(&released);
-                errno::set(failure);
-                result
+            unsafe fn $name(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings, envp: Strings) -> c_int => $hook {
+                unsafe {
+                    let kept = environment::kept(envp);
+                    real!($name)(pid, path, actions, attributes, argv, kept.as_ref().map_or(envp, Kept::as_ptr))
+                }
             }
         }
     };
 }
 
-type Strings = *const *const c_char;
-exec_door!(execve, tcpreload_execve, (path: *const c_char, argv: Strings, envp: Strings));
-exec_door!(execv, tcpreload_execv, (path: *const c_char, argv: Strings));
-exec_door!(execvp, tcpreload_execvp, (file: *const c_char, argv: Strings));
-exec_door!(execvpe, tcpreload_execvpe, (file: *const c_char, argv: Strings, envp: Strings));
-exec_door!(fexecve, tcpreload_fexecve, (fd: c_int, argv: Strings, envp: Strings));
-exec_door!(execveat, tcpreload_execveat, (dir: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int));
+spawn_door!(posix_spawn, tcpreload_posix_spawn);
+spawn_door!(posix_spawnp, tcpreload_posix_spawnp);
 
 macro_rules! exit_door {
     ($name:ident, $hook:ident) => {

@@ -1,7 +1,8 @@
-//! sigaction and its relatives: the real ones do the work; which handlers restart calls is noted.
+//! sigaction and its relatives, pthread_cancel: the real ones do the work; which handlers restart calls is noted, and which
+//! threads are cancelled.
 
-use crate::signals;
-use core::ffi::c_int;
+use crate::{cancel, signals};
+use core::ffi::{c_int, c_void};
 use libc::{sigaction as SigAction, sighandler_t};
 use redhook::{hook, real};
 
@@ -38,6 +39,30 @@ hook! {
         let result = unsafe { real!(siginterrupt)(number, interrupting) };
         if result == 0 {
             signals::set_interrupting(number, interrupting != 0);
+        }
+        result
+    }
+}
+
+hook! {
+    unsafe fn pthread_cancel(thread: libc::pthread_t) -> c_int => tcpreload_pthread_cancel {
+        let result = unsafe { real!(pthread_cancel)(thread) };
+        if result == 0 {
+            let _ = crate::errno::run(|| {
+                cancel::note(thread);
+                Ok(())
+            });
+        }
+        result
+    }
+}
+
+hook! {
+    unsafe fn pthread_join(thread: libc::pthread_t, value: *mut *mut c_void) -> c_int => tcpreload_pthread_join {
+        let result = unsafe { real!(pthread_join)(thread, value) };
+        if result == 0 {
+            // Its name will be another thread's.
+            cancel::forget(thread as usize);
         }
         result
     }
