@@ -198,15 +198,68 @@ static void *block_in_epoll(void *arg) {
     return NULL;
 }
 
+static void *block_in_poll(void *arg) {
+    struct pollfd f = {*(int *)arg, POLLIN, 0};
+    poll(&f, 1, -1);
+    return NULL;
+}
+
+static void *block_in_recvmsg(void *arg) {
+    char b, control[64];
+    struct iovec v = {&b, 1};
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    recvmsg(*(int *)arg, &m, 0);
+    return NULL;
+}
+
+static int cleaned;
+static void clean(void *arg) {
+    (void)arg;
+    cleaned++;
+}
+
+/* Cancelled with its cleanup handler still to run. */
+static void *block_in_read(void *arg) {
+    char b;
+    pthread_cleanup_push(clean, NULL);
+    if (read(*(int *)arg, &b, 1) == 1)
+        puts("read ended by itself");
+    pthread_cleanup_pop(0);
+    return NULL;
+}
+
+/* A thread that forbids it is not cancelled: the call goes on. */
+static void *block_in_read_for_long(void *arg) {
+    char b = 0;
+    int old;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
+    if (read(*(int *)arg, &b, 1) == 1)
+        printf("read %c\n", b);
+    pthread_setcancelstate(old, NULL);
+    pthread_testcancel();
+    return NULL;
+}
+
 static void cancelled(void) {
     puts("-- cancelled threads");
     struct pair p = pair();
+    int u[2], pipes[2];
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, u));
+    MUST(pipe(pipes));
     struct {
         void *(*f)(void *);
         int *fd;
         const char *what;
-    } all[] = {{block_in_recv, &p.s, "recv"}, {block_in_accept, &p.l, "accept"}, {block_in_epoll, &p.s, "epoll_wait"}};
-    for (int i = 0; i < 3; i++) {
+    } all[] = {
+        {block_in_recv, &p.s, "recv"},        {block_in_accept, &p.l, "accept"},
+        {block_in_epoll, &p.s, "epoll_wait"}, {block_in_poll, &p.s, "poll"},
+        {block_in_read, &p.s, "read"},        {block_in_recvmsg, &p.s, "recvmsg"},
+        /* The same on what is no TCP socket. */
+        {block_in_recv, &u[0], "recv, Unix"}, {block_in_recvmsg, &u[0], "recvmsg, Unix"},
+        {block_in_read, &pipes[0], "read, a pipe"}, {block_in_poll, &pipes[0], "poll, a pipe"},
+        {block_in_epoll, &pipes[0], "epoll_wait, a pipe"},
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         pthread_t t;
         void *r;
         pthread_create(&t, NULL, all[i].f, all[i].fd);
@@ -220,6 +273,16 @@ static void cancelled(void) {
         else
             printf("%s: cancelled %d\n", all[i].what, r == PTHREAD_CANCELED);
     }
+    printf("cleaned up: %d\n", cleaned);
+    pthread_t t;
+    void *r;
+    pthread_create(&t, NULL, block_in_read_for_long, &p.s);
+    nap(50);
+    pthread_cancel(t);
+    nap(50);
+    MUST(send(p.c, "y", 1, 0));
+    pthread_join(t, &r);
+    printf("cancelled afterwards: %d\n", r == PTHREAD_CANCELED);
     char b;
     MUST(send(p.c, "x", 1, 0));
     SAY("the socket works on", recv(p.s, &b, 1, 0));

@@ -29,6 +29,7 @@ CASES = [
     c("signals"),
     c("signals", "cancel"),
     c("files"),
+    c("doors"),
     c("files", "stdio"),
     c("files", "exec", known="sockets that survive an exec stay behind", timeout=6),
     c("addresses"),

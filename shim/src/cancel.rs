@@ -7,12 +7,13 @@
 use crate::errno::Errno;
 use crate::runtime;
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use engine::sys;
 
-/// Threads that may be cancelled and have not acted on it yet. A full table makes the next one wait for its call's own end.
+/// Threads that were cancelled and have not acted on it in a call of ours, by thread id. A full table makes the next one wait
+/// for its call's own end.
 const THREADS: usize = 64;
-static CANCELLED: [AtomicUsize; THREADS] = [const { AtomicUsize::new(0) }; THREADS];
+static CANCELLED: [AtomicI32; THREADS] = [const { AtomicI32::new(0) }; THREADS];
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// What a call that was cancelled ends with.
@@ -29,18 +30,39 @@ const DISABLE: c_int = 1;
 
 /// `thread` was cancelled: if it sleeps in a call of ours, it is woken.
 pub fn note(thread: libc::pthread_t) {
-    let Some(rt) = runtime::attached() else { return };
-    let thread = thread as usize;
-    let free =
-        |slot: &&AtomicUsize| slot.compare_exchange(0, thread, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-    if CANCELLED.iter().any(|slot| slot.load(Ordering::Acquire) == thread)
-        || CANCELLED.iter().find(free).is_none()
-    {
+    let (Some(rt), Some(tid)) = (runtime::attached(), thread_id(thread)) else { return };
+    // Those that ended elsewhere make room.
+    for slot in &CANCELLED {
+        let old = slot.load(Ordering::Acquire);
+        if old == tid {
+            return;
+        }
+        if old != 0 && sys::tgkill(sys::getpid(), old, 0).is_err() {
+            take_back(slot, old);
+        }
+    }
+    let free = |slot: &&AtomicI32| slot.compare_exchange(0, tid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if CANCELLED.iter().find(free).is_none() {
         return;
     }
     COUNT.fetch_add(1, Ordering::AcqRel);
     if let Ok(mut locked) = rt.lock() {
         locked.stack().wake_process(sys::getpid() as u32);
+    }
+}
+
+/// The kernel's name of a thread, which is not given to another soon; libc's is at once. It is in the name of the thread's CPU
+/// clock (clock_getcpuclockid(3), MAKE_THREAD_CPUCLOCK).
+fn thread_id(thread: libc::pthread_t) -> Option<i32> {
+    let mut clock = 0;
+    // SAFETY: a thread that was just cancelled, and a place for the answer.
+    let found = unsafe { libc::pthread_getcpuclockid(thread, &mut clock) } == 0;
+    found.then_some(!(clock >> 3)).filter(|&tid| tid > 0)
+}
+
+fn take_back(slot: &AtomicI32, tid: i32) {
+    if slot.compare_exchange(tid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        COUNT.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -50,13 +72,9 @@ pub fn is_due() -> bool {
     COUNT.load(Ordering::Acquire) != 0 && is_noted() && is_enabled()
 }
 
-fn me() -> usize {
-    // SAFETY: no arguments, always succeeds.
-    unsafe { libc::pthread_self() as usize }
-}
-
 fn is_noted() -> bool {
-    CANCELLED.iter().any(|slot| slot.load(Ordering::Acquire) == me())
+    let me = sys::gettid();
+    CANCELLED.iter().any(|slot| slot.load(Ordering::Acquire) == me)
 }
 
 fn is_enabled() -> bool {
@@ -69,31 +87,19 @@ fn is_enabled() -> bool {
     old == ENABLE
 }
 
-/// Ends the thread, unless the note was not true (of a thread that is gone and had the same name): then the call ends with
-/// EINTR. To be called when nothing is held and nothing on the stack has to be dropped.
+/// Ends the thread. To be called when nothing is held and nothing on the stack has to be dropped.
 ///
 /// Unwinding must not meet frames of Rust, which would take it for a panic. So the thread goes back to the program's frame
 /// first, as if the program had called [`leave`] in the place of the function that it did call.
 pub fn act() -> ! {
-    forget(me());
+    let me = sys::gettid();
+    CANCELLED.iter().for_each(|slot| take_back(slot, me));
     let mut frame =
         Frame { own: image_of(act as *const () as usize), registers: [0; SAVED], stack: 0, ip: 0 };
     // SAFETY: the callback gets the address of `frame`, which outlives the call.
     unsafe {
         _Unwind_Backtrace(callers_frame, core::ptr::from_mut(&mut frame).cast());
         resume(&frame)
-    }
-}
-
-/// `thread` is gone, or acts.
-pub fn forget(thread: usize) {
-    if COUNT.load(Ordering::Acquire) == 0 {
-        return;
-    }
-    for slot in &CANCELLED {
-        if slot.compare_exchange(thread, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            COUNT.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 

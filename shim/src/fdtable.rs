@@ -6,7 +6,7 @@
 
 use crate::runtime::{self, Runtime};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
-use engine::stack::{EpollId, SockId};
+use engine::stack::{EpollId, SockId, Stack};
 use engine::sys;
 use std::os::fd::RawFd;
 
@@ -63,7 +63,7 @@ pub fn lookup(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
     let word = entry(fd)?.load(Ordering::Relaxed);
     match word {
         FOREIGN | ENGINE => None,
-        UNKNOWN => recognise(rt, fd),
+        UNKNOWN => recognise(fd),
         word => Some((rt, decode(word))),
     }
 }
@@ -77,9 +77,20 @@ pub fn socket(fd: RawFd) -> Option<(&'static Runtime, SockId)> {
     }
 }
 
-/// The first use of a number: asks the kernel for the cookie, and the arena whether it knows it.
+/// The first use of a number: asks the kernel for the cookie, and the arena whether it knows it. A descriptor that came by a
+/// door that nobody watched is one more of its socket.
 #[cold]
-fn recognise(rt: &'static Runtime, fd: RawFd) -> Option<(&'static Runtime, Kind)> {
+pub fn recognise(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
+    identify(fd, |stack, id| stack.retain(id))
+}
+
+/// A descriptor arrives whose reference was taken when it departed.
+pub fn take_over(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
+    identify(fd, |_, _| {})
+}
+
+fn identify(fd: RawFd, count: impl FnOnce(&mut Stack, SockId)) -> Option<(&'static Runtime, Kind)> {
+    let rt = runtime::attached()?;
     let Ok(cookie) = sys::socket_cookie(fd) else {
         // Not a socket: remembered. Not open: it may become one.
         if sys::fcntl(fd, libc::F_GETFD, 0).is_ok() {
@@ -91,7 +102,12 @@ fn recognise(rt: &'static Runtime, fd: RawFd) -> Option<(&'static Runtime, Kind)
     let mut locked = rt.lock().ok()?;
     match locked.stack().socket_by_cookie(cookie) {
         Some(id) => {
-            set_socket(fd, id);
+            // Another thread may have been faster.
+            let known = entry(fd).is_some_and(|e| e.load(Ordering::Relaxed) == id.to_raw());
+            if !known {
+                count(locked.stack(), id);
+                set_socket(fd, id);
+            }
             Some((rt, Kind::Socket(id)))
         }
         None => {

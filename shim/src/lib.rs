@@ -11,6 +11,7 @@
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
 //! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
 //! | `signals`, `cancel` | calls that a signal interrupts, threads that are cancelled |
+//! | `passing` | our sockets in messages between processes |
 //! | `streams` | C's streams on our sockets |
 //! | `abi`, `errno` | user memory, C structs, errno |
 //! | `config`, `log` | environment, sysctls, log records |
@@ -34,6 +35,7 @@ mod fdtable;
 #[cfg(not(test))]
 mod hooks;
 mod log;
+mod passing;
 mod poll;
 mod portguard;
 mod process;

@@ -4,6 +4,8 @@ use crate::abi::Cursor;
 use crate::calls::data;
 use crate::errno::{self, Errno};
 use crate::fdtable;
+use crate::hooks::bare::bare;
+use crate::passing;
 use core::ffi::{c_int, c_uint, c_void};
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use redhook::{hook, real};
@@ -150,32 +152,86 @@ positioned_vector!(preadv64v2, tcpreload_preadv64v2, recv);
 positioned_vector!(pwritev2, tcpreload_pwritev2, send);
 positioned_vector!(pwritev64v2, tcpreload_pwritev64v2, send);
 
-hook! {
-    unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t => tcpreload_sendmsg {
-        match fdtable::socket(fd) {
-            Some((rt, id)) => errno::size(|| data::sendmsg(rt, id, message, flags)),
-            None => unsafe { real!(sendmsg)(fd, message, flags) },
+bare! {
+    unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t, real => {
+        match whose(fd, message) {
+            Message::Ours => our_sendmsg(fd, message, flags),
+            Message::Theirs => unsafe { real(fd, message, flags) },
+            Message::Carrying => {
+                passing::departing(message);
+                let sent = unsafe { real(fd, message, flags) };
+                if sent < 0 {
+                    passing::stayed(message);
+                }
+                sent
+            }
         }
     }
 }
 
-hook! {
-    unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t => tcpreload_recvmsg {
-        match fdtable::socket(fd) {
-            Some((rt, id)) => errno::size(|| data::recvmsg(rt, id, message, flags)),
-            None => unsafe { real!(recvmsg)(fd, message, flags) },
+bare! {
+    unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t, real => {
+        match whose(fd, message) {
+            Message::Ours => our_recvmsg(fd, message, flags),
+            Message::Theirs => unsafe { real(fd, message, flags) },
+            Message::Carrying => {
+                let received = unsafe { real(fd, message, flags) };
+                if received >= 0 {
+                    passing::arrived(message, flags & libc::MSG_PEEK != 0);
+                }
+                received
+            }
         }
     }
 }
 
-hook! {
-    unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int => tcpreload_sendmmsg {
-        match fdtable::socket(fd) {
-            Some((rt, id)) => errno::int(|| data::sendmmsg(rt, id, messages, count, flags)),
-            None => unsafe { real!(sendmmsg)(fd, messages, count, flags) },
-        }
+#[repr(C)]
+enum Message {
+    Ours,
+    Theirs,
+    /// ... and it has room for descriptors.
+    Carrying,
+}
+
+extern "C" fn whose(fd: c_int, message: *const msghdr) -> Message {
+    match fdtable::socket(fd) {
+        Some(_) => Message::Ours,
+        None if passing::may_carry(message) => Message::Carrying,
+        None => Message::Theirs,
     }
 }
+
+#[inline(never)]
+extern "C" fn our_sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+    errno::size(|| {
+        let (rt, id) = fdtable::socket(fd).ok_or(Errno(libc::EBADF))?;
+        data::sendmsg(rt, id, message, flags)
+    })
+}
+
+#[inline(never)]
+extern "C" fn our_recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+    errno::size(|| {
+        let (rt, id) = fdtable::socket(fd).ok_or(Errno(libc::EBADF))?;
+        data::recvmsg(rt, id, message, flags)
+    })
+}
+
+macro_rules! sendmmsg_door {
+    ($name:ident, $hook:ident) => {
+        hook! {
+            unsafe fn $name(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int => $hook {
+                match fdtable::socket(fd) {
+                    Some((rt, id)) => errno::int(|| data::sendmmsg(rt, id, messages, count, flags)),
+                    None => unsafe { real!($name)(fd, messages, count, flags) },
+                }
+            }
+        }
+    };
+}
+
+sendmmsg_door!(sendmmsg, tcpreload_sendmmsg);
+sendmmsg_door!(__sendmmsg, tcpreload_reserved_sendmmsg);
 
 hook! {
     unsafe fn recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int => tcpreload_recvmmsg {

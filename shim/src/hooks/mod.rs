@@ -2,6 +2,7 @@
 //! untouched.
 #![allow(clippy::missing_safety_doc, clippy::undocumented_unsafe_blocks)]
 
+mod bare;
 mod data;
 mod descriptors;
 mod numbers;

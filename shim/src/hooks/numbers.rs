@@ -6,7 +6,7 @@ use crate::errno;
 use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 use redhook::{hook, real};
 
-fn handed_out(fd: c_int) {
+pub(super) extern "C" fn handed_out(fd: c_int) {
     if fd >= 0 {
         let _ = errno::run(|| {
             descriptors::handed_out(fd);

@@ -16,6 +16,12 @@ hook! {
 }
 
 hook! {
+    unsafe fn __fork() -> pid_t => tcpreload_reserved_fork {
+        process::fork(|| unsafe { real!(__fork)() })
+    }
+}
+
+hook! {
     unsafe fn _Fork() -> pid_t => tcpreload_raw_fork {
         process::fork(|| unsafe { real!(_Fork)() })
     }
@@ -174,6 +180,12 @@ macro_rules! spawn_door {
 
 spawn_door!(posix_spawn, tcpreload_posix_spawn);
 spawn_door!(posix_spawnp, tcpreload_posix_spawnp);
+
+hook! {
+    unsafe fn forkpty(master: *mut c_int, name: *mut c_char, term: *const c_void, size: *const c_void) -> pid_t => tcpreload_forkpty {
+        process::fork(|| unsafe { real!(forkpty)(master, name, term, size) })
+    }
+}
 
 macro_rules! exit_door {
     ($name:ident, $hook:ident) => {

@@ -2,7 +2,7 @@
 //! threads are cancelled.
 
 use crate::{cancel, signals};
-use core::ffi::{c_int, c_void};
+use core::ffi::c_int;
 use libc::{sigaction as SigAction, sighandler_t};
 use redhook::{hook, real};
 
@@ -52,17 +52,6 @@ hook! {
                 cancel::note(thread);
                 Ok(())
             });
-        }
-        result
-    }
-}
-
-hook! {
-    unsafe fn pthread_join(thread: libc::pthread_t, value: *mut *mut c_void) -> c_int => tcpreload_pthread_join {
-        let result = unsafe { real!(pthread_join)(thread, value) };
-        if result == 0 {
-            // Its name will be another thread's.
-            cancel::forget(thread as usize);
         }
         result
     }

@@ -1,29 +1,36 @@
 //! socket bind listen accept connect shutdown names options.
 
 use crate::calls::{descriptors, options, socket as calls};
-use crate::errno;
+use crate::errno::{self, Errno};
 use crate::fdtable;
+use crate::hooks::bare::bare;
+use crate::hooks::numbers::handed_out;
 use core::ffi::{c_int, c_void};
 use libc::{sockaddr, socklen_t};
 use redhook::{hook, real};
 
-hook! {
-    unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => tcpreload_socket {
-        unsafe {
-            let fd = real!(socket)(domain, kind, protocol);
-            if fd < 0 {
-                return fd;
-            }
-            match calls::is_tcp(domain, kind, protocol) {
-                Some(family) => errno::int(|| calls::adopt(fd, family, kind & libc::SOCK_NONBLOCK != 0)),
-                None => {
-                    descriptors::handed_out(fd);
-                    fd
+macro_rules! socket_door {
+    ($name:ident, $hook:ident) => {
+        hook! {
+            unsafe fn $name(domain: c_int, kind: c_int, protocol: c_int) -> c_int => $hook {
+                let fd = unsafe { real!($name)(domain, kind, protocol) };
+                if fd < 0 {
+                    return fd;
+                }
+                match calls::is_tcp(domain, kind, protocol) {
+                    Some(family) => errno::int(|| calls::adopt(fd, family, kind & libc::SOCK_NONBLOCK != 0)),
+                    None => {
+                        descriptors::handed_out(fd);
+                        fd
+                    }
                 }
             }
         }
-    }
+    };
 }
+
+socket_door!(socket, tcpreload_socket);
+socket_door!(__socket, tcpreload_reserved_socket);
 
 hook! {
     unsafe fn bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int => tcpreload_bind {
@@ -43,34 +50,38 @@ hook! {
     }
 }
 
-hook! {
-    unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int => tcpreload_accept {
-        match fdtable::socket(fd) {
-            Some((rt, id)) => errno::int(|| calls::accept(rt, id, addr, len, 0)),
-            None => unsafe {
-                let new = real!(accept)(fd, addr, len);
-                if new >= 0 {
-                    descriptors::handed_out(new);
-                }
-                new
-            },
+bare! {
+    unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int, real => {
+        if is_ours(fd) {
+            return our_accept(fd, addr, len, 0);
         }
+        let new = unsafe { real(fd, addr, len) };
+        handed_out(new);
+        new
     }
 }
 
-hook! {
-    unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int => tcpreload_accept4 {
-        match fdtable::socket(fd) {
-            Some((rt, id)) => errno::int(|| calls::accept(rt, id, addr, len, flags)),
-            None => unsafe {
-                let new = real!(accept4)(fd, addr, len, flags);
-                if new >= 0 {
-                    descriptors::handed_out(new);
-                }
-                new
-            },
+bare! {
+    unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int, real => {
+        if is_ours(fd) {
+            return our_accept(fd, addr, len, flags);
         }
+        let new = unsafe { real(fd, addr, len, flags) };
+        handed_out(new);
+        new
     }
+}
+
+extern "C" fn is_ours(fd: c_int) -> bool {
+    fdtable::socket(fd).is_some()
+}
+
+#[inline(never)]
+extern "C" fn our_accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    errno::int(|| {
+        let (rt, id) = fdtable::socket(fd).ok_or(Errno(libc::EBADF))?;
+        calls::accept(rt, id, addr, len, flags)
+    })
 }
 
 hook! {
