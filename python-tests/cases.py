@@ -30,6 +30,7 @@ CASES = [
     c("signals", "cancel"),
     c("files"),
     c("doors"),
+    c("options"),
     c("files", "stdio"),
     c("files", "exec", known="sockets that survive an exec stay behind", timeout=6),
     c("addresses"),

@@ -115,6 +115,36 @@ pub fn setsockopt(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> SysResu
     unsafe { sys!(SYS_setsockopt, fd, level, name, value.as_ptr(), value.len()) }.map(drop)
 }
 
+/// A program's own setsockopt: the kernel looks at its pointers.
+///
+/// # Safety
+/// None but the program's: the kernel reads what is there, or gives EFAULT.
+pub unsafe fn setsockopt_at(
+    fd: RawFd,
+    level: c_int,
+    name: c_int,
+    at: *const c_void,
+    len: u32,
+) -> SysResult<()> {
+    // SAFETY: as the caller vouches for.
+    unsafe { sys!(SYS_setsockopt, fd, level, name, at, len) }.map(drop)
+}
+
+/// A program's own getsockopt.
+///
+/// # Safety
+/// The kernel writes where the program wants it, or gives EFAULT.
+pub unsafe fn getsockopt_at(
+    fd: RawFd,
+    level: c_int,
+    name: c_int,
+    at: *mut c_void,
+    len: *mut u32,
+) -> SysResult<()> {
+    // SAFETY: as the caller vouches for.
+    unsafe { sys!(SYS_getsockopt, fd, level, name, at, len) }.map(drop)
+}
+
 /// `setsockopt` with a plain value: an int, or a C struct without padding.
 pub fn setsockopt_value<T: Copy>(fd: RawFd, level: c_int, name: c_int, value: &T) -> SysResult<()> {
     // SAFETY: `value` is readable for its size.

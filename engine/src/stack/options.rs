@@ -85,6 +85,11 @@ pub enum SockOpt {
     Congestion,
 }
 
+/// A length as the kernel compares it: negative ones are very large.
+fn unsigned(value: i64) -> i64 {
+    i64::from(value as u32)
+}
+
 impl Stack {
     /// Sets an option, with Linux's ranges and side effects.
     ///
@@ -107,16 +112,21 @@ impl Stack {
             SockOpt::Timestamp => o.timestamp = on,
             // The kernel doubles what is asked for, to cover its own overhead, and gives back the doubled value.
             SockOpt::SndBuf => {
-                let capped = value.clamp(0, core.sysctls.wmem_max[0]);
+                let capped = unsigned(value).min(core.sysctls.wmem_max[0]);
                 o.sndbuf = (capped * 2).max(MIN_SNDBUF) as u32;
                 o.tcp.sndbuf = o.sndbuf;
             }
             SockOpt::RcvBuf => {
-                let capped = value.clamp(0, core.sysctls.rmem_max[0]);
+                let capped = unsigned(value).min(core.sysctls.rmem_max[0]);
                 o.rcvbuf = (capped * 2).max(MIN_RCVBUF) as u32;
                 o.tcp.rcvbuf = o.rcvbuf;
             }
-            SockOpt::RcvLowat => o.rcvlowat = if value < 0 { i32::MAX as u32 } else { value.max(1) as u32 },
+            // tcp_set_rcvlowat: never more than half of what the buffer can become.
+            SockOpt::RcvLowat => {
+                let buffer = if o.rcvbuf != 0 { i64::from(o.rcvbuf) } else { core.sysctls.tcp_rmem[2] };
+                let wanted = if value < 0 { i64::from(i32::MAX) } else { value };
+                o.rcvlowat = wanted.min(buffer / 2).max(1) as u32;
+            }
             SockOpt::Priority => o.priority = value as u32,
             SockOpt::Mark => o.mark = value as u32,
             SockOpt::V6Only => {

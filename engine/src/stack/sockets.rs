@@ -446,6 +446,8 @@ impl Stack {
         conn.socket = Some(id);
         let s = &mut self.sockets[id];
         s.options = options;
+        // sk_clone: all but the priority is the listener's.
+        s.options.priority = 0;
         s.phase = SocketPhase::Connected;
         s.bound = true;
         s.local = accepted.tuple.local;

@@ -9,8 +9,8 @@
 use crate::abi;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::Runtime;
-use engine::stack::SockId;
 use engine::stack::options::SockOpt;
+use engine::stack::{SockId, SocketPhase};
 use engine::sys;
 use engine::tcp::TcpInfo;
 use engine::values::Family;
@@ -22,6 +22,7 @@ const SO_SNDTIMEO_NEW: i32 = 67;
 const SO_TIMESTAMP_OLD: i32 = 29;
 const TCP_INQ: i32 = 36;
 const TCP_ULP: i32 = 31;
+const TCP_FASTOPEN_CONNECT: i32 = 30;
 const TCP_MD5SIG: i32 = 14;
 const TCP_MD5SIG_EXT: i32 = 32;
 const IP_MINTTL: i32 = 21;
@@ -76,8 +77,11 @@ pub fn set(
     at: *const libc::c_void,
     len: u32,
 ) -> Outcome<i32> {
-    if let Some((opt, kernel_too)) = simple(level, name) {
-        let value = number(level, at, len)?;
+    if (len as i32) < 0 {
+        return Err(EINVAL);
+    }
+    if let Some((opt, kernel_too)) = known(rt, id, level, name)? {
+        let value = number(level, name, at, len)?;
         if kernel_too {
             sys::setsockopt_value(fd, level, name, &value)?;
         }
@@ -95,7 +99,10 @@ pub fn set(
             let mut locked = rt.lock()?;
             let o = locked.stack().options_mut(id).ok_or(Errno(libc::EBADF))?;
             o.linger_on = l.l_onoff != 0;
-            o.linger_s = l.l_linger.max(0) as u32;
+            // Switched off, it keeps the time; a negative one is as good as for ever.
+            if o.linger_on {
+                o.linger_s = if l.l_linger < 0 { i32::MAX as u32 } else { l.l_linger as u32 };
+            }
             Ok(0)
         }
         (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
@@ -112,19 +119,36 @@ pub fn set(
         // These would change the guard, or show it.
         (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
         (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
-        (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => Ok(0),
+        (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => {
+            number(level, name, at, len).map(|_| 0)
+        }
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT) if phase(rt, id)? != SocketPhase::Unconnected => {
+            Err(EINVAL)
+        }
         _ => {
-            sys::setsockopt(fd, level, name, abi::bytes(at, len as usize)?)?;
+            // SAFETY: the program's pointer, for the kernel to judge.
+            unsafe { sys::setsockopt_at(fd, level, name, at, len) }?;
             Ok(0)
         }
     }
 }
 
-/// A number of four bytes; at level IP one byte will do.
-fn number(level: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
-    match len as usize {
-        4.. => abi::read(at.cast::<i32>()),
-        1.. if level == libc::IPPROTO_IP => Ok(i32::from(abi::read(at.cast::<u8>())?)),
+/// [`simple`], where the socket's family has the level: IPv4 sockets know nothing of IPv6's options.
+fn known(rt: &Runtime, id: SockId, level: i32, name: i32) -> Outcome<Option<(SockOpt, bool)>> {
+    let foreign = level == libc::IPPROTO_IPV6 && rt.lock()?.stack().family(id) == Some(Family::V4);
+    Ok(if foreign { None } else { simple(level, name) })
+}
+
+fn phase(rt: &Runtime, id: SockId) -> Outcome<SocketPhase> {
+    Ok(rt.lock()?.stack().phase(id))
+}
+
+/// A number of four bytes; at level IP one byte will do, and for the type of service none.
+fn number(level: i32, name: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
+    match (level, len as usize) {
+        (_, 4..) => abi::read(at.cast::<i32>()),
+        (libc::IPPROTO_IP, 1..) => Ok(i32::from(abi::read(at.cast::<u8>())?)),
+        (libc::IPPROTO_IP, 0) if name == libc::IP_TOS => Ok(0),
         _ => Err(EINVAL),
     }
 }
@@ -175,6 +199,13 @@ pub fn get(
     at: *mut libc::c_void,
     len_at: *mut libc::socklen_t,
 ) -> Outcome<i32> {
+    let option = known(rt, id, level, name)?;
+    if option.is_none() && !matches!(level, libc::SOL_SOCKET | libc::IPPROTO_IP | libc::IPPROTO_TCP) {
+        // Refused before anything is read.
+        // SAFETY: the program's pointers, for the kernel to judge.
+        unsafe { sys::getsockopt_at(fd, level, name, at, len_at) }?;
+        return Ok(0);
+    }
     let room = abi::read(len_at.cast_const())?;
     if (room as i32) < 0 {
         return Err(EINVAL);
@@ -187,7 +218,7 @@ pub fn get(
         Ok(0)
     };
     let give_number = |value: i64| give(&(value as i32).to_ne_bytes());
-    if let Some((opt, _)) = simple(level, name) {
+    if let Some((opt, _)) = option {
         let value = rt.lock()?.stack().get_option(id, opt)?;
         // do_ip_getsockopt: one byte where the program has room for one only.
         if level == libc::IPPROTO_IP && (1..4).contains(&room) && (0..=255).contains(&value) {
@@ -245,9 +276,9 @@ pub fn get(
         }
         (libc::IPPROTO_TCP, TCP_ULP) => give(&[]),
         _ => {
-            let mut value = [0u8; 256];
-            let n = sys::getsockopt(fd, level, name, &mut value[..room.min(256)])?;
-            give(&value[..n])
+            // SAFETY: the program's pointers, for the kernel to judge.
+            unsafe { sys::getsockopt_at(fd, level, name, at, len_at) }?;
+            Ok(0)
         }
     }
 }
