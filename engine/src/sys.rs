@@ -488,6 +488,14 @@ pub fn monotonic_now() -> Instant {
 /// Held while the limit of descriptors is raised.
 static RAISING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
+/// Where the engine's own descriptors begin, by the soft and the hard limit of open files: at the soft limit, or where there
+/// is nothing above it, in its last quarter.
+pub fn floor_of_own(soft: u64, hard: u64) -> u64 {
+    /// A floor above this would only make the kernel's table of descriptors, which fork copies, larger.
+    const HIGHEST: u64 = 1 << 16;
+    if hard > soft && soft < HIGHEST { soft } else { (soft - soft / 4).min(HIGHEST) }
+}
+
 /// Moves a descriptor of the engine's own above what the program can open, so that it neither takes a number that the
 /// program expects nor falls to a loop that closes "everything". The old number is closed. Above the soft limit where the
 /// hard limit leaves room, else as high as the soft limit allows.
@@ -498,8 +506,6 @@ static RAISING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 /// Those of fcntl(2).
 pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     const ROOM: u64 = 1 << 14;
-    /// A floor above this would only make the kernel's table of descriptors, which fork copies, larger.
-    const HIGHEST_FLOOR: u64 = 1 << 16;
     // The limit is the process's: two threads that raise and restore it at once would leave it wrong. After a fork the lock
     // may be held by a thread that is not there: then it is not waited for long.
     let _alone = (0..1000).find_map(|_| match RAISING.try_lock() {
@@ -511,11 +517,10 @@ pub fn move_high(fd: RawFd) -> SysResult<RawFd> {
     });
     let (soft, hard) = getrlimit(libc::RLIMIT_NOFILE as u32)?;
     let want = soft.saturating_add(ROOM).min(hard).min(1 << 30);
-    let raised =
-        soft < HIGHEST_FLOOR && want > soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
-    // Where there is nothing above the program's numbers: the last quarter of them.
-    let floor = if raised { soft } else { soft - soft / 4 };
-    let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor.min(HIGHEST_FLOOR) as usize);
+    let floor = floor_of_own(soft, hard);
+    let raised = floor == soft && setrlimit(libc::RLIMIT_NOFILE as u32, (want, hard)).is_ok();
+    let floor = if raised { floor } else { floor_of_own(soft, soft) };
+    let moved = fcntl(fd, libc::F_DUPFD_CLOEXEC, floor as usize);
     if raised {
         setrlimit(libc::RLIMIT_NOFILE as u32, (soft, hard))?;
     }
@@ -590,7 +595,7 @@ mod tests {
     fn moved_descriptors_stand_above_the_limit() {
         let fd = move_high(eventfd(0, 0).unwrap()).unwrap();
         let (soft, _) = getrlimit(libc::RLIMIT_NOFILE as u32).unwrap();
-        assert!(fd as u64 >= (soft - soft / 4).min(1 << 16));
+        assert!(fd as u64 >= floor_of_own(soft, soft));
         assert_eq!(write(fd, &7u64.to_ne_bytes()), Ok(8));
         let mut out = [0; 8];
         assert_eq!(read(fd, &mut out), Ok(8));

@@ -37,15 +37,15 @@ pub fn of(pid: i32) -> Vec<Descriptor> {
         .collect()
 }
 
-/// Descriptors of the library stand above the limit of open files, or where that cannot be raised, right below it
-/// (`engine::sys::move_high`).
+/// Where the library's own descriptors begin (`engine::sys::move_high`).
 fn highest_of_program(pid: i32) -> i32 {
-    const ROOM: i32 = 256;
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap_or_default();
-    let soft = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok());
-    soft.map_or(i32::MAX, |soft: i32| soft.saturating_sub(ROOM).max(3))
+    let Some(line) = limits.lines().find_map(|line| line.strip_prefix("Max open files")) else {
+        return i32::MAX;
+    };
+    let mut numbers = line.split_whitespace().map_while(|word| word.parse::<u64>().ok());
+    let (Some(soft), Some(hard)) = (numbers.next(), numbers.next()) else { return i32::MAX };
+    i32::try_from(engine::sys::floor_of_own(soft, hard)).unwrap_or(i32::MAX)
 }
 
 /// Guards drop what was routed: no TTL below 255 is let in.
