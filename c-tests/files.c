@@ -85,6 +85,35 @@ static void streams(void) {
     close(p.l);
 }
 
+static int farewell = -1;
+static void say_farewell(void) {
+    if (farewell >= 0)
+        SAY("send at exit", send(farewell, " farewell", 9, 0));
+}
+
+/* What is left in a stream, and what a handler of exit sends, goes out before the end. */
+static void leaving(void) {
+    char b[64] = "";
+    pid_t child = fork();
+    if (child == 0) {
+        atexit(say_farewell);
+        struct pair p = pair();
+        if (fork() == 0) {
+            close(p.c), close(p.l);
+            farewell = p.s;
+            FILE *f = fdopen(dup(p.s), "w");
+            fprintf(f, "unflushed");
+            exit(0);
+        }
+        close(p.s);
+        SAY("all of it", readn(p.c, b, 18));
+        SAY("the end", recv(p.c, b, 1, 0));
+        wait(NULL);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
 static void controls(void) {
     struct pair p = pair();
     int n = -1;
@@ -266,7 +295,7 @@ int main(int argc, char **argv) {
     }
     if (argc == 2) {
         if (!strcmp(argv[1], "stdio"))
-            streams();
+            streams(), leaving();
         if (!strcmp(argv[1], "exec"))
             passing(), executing(argv[0]);
         return 0;

@@ -42,7 +42,6 @@ static const struct option options[] = {
     O(SOL_SOCKET, SO_PEEK_OFF, 0, -1),
     O(SOL_SOCKET, SO_LOCK_FILTER, 0),
     O(SOL_SOCKET, SO_BUSY_POLL, 0),
-    O(SOL_SOCKET, SO_ZEROCOPY, 0),
     O(SOL_SOCKET, 9999, 1),
     O(IPPROTO_IP, IP_TOS, 0x10, 0xb8, 0, 256),
     O(IPPROTO_IP, IP_TTL, 1, 255, 64, -1, 0, 256),

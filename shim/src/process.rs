@@ -281,11 +281,18 @@ pub fn leave(status: i32) -> ! {
     sys::exit_group(status)
 }
 
-/// To be called when the arena is made: exit(3) and return from main end here too.
-pub fn arrange_goodbye() {
-    extern "C" fn at_exit() {
+/// exit(3) and the return from main end here: behind all that the program does at its end, which may use its sockets.
+#[cfg(not(test))]
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
+
+#[cfg(not(test))]
+extern "C" fn at_exit() {
+    let _ = crate::errno::run(|| {
+        // libc flushes what is left in streams even later.
+        crate::streams::flush();
         goodbye();
-    }
-    // SAFETY: the function lives as long as the library, which is never unloaded.
-    unsafe { libc::atexit(at_exit) };
+        Ok(())
+    });
 }

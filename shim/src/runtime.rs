@@ -95,7 +95,6 @@ pub fn attach() -> Result<&'static Runtime, Fallback> {
     }
     match Runtime::create() {
         Ok(runtime) => {
-            crate::process::arrange_goodbye();
             let runtime: &'static Runtime = Box::leak(Box::new(runtime));
             ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
             Ok(runtime)

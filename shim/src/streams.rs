@@ -55,6 +55,18 @@ pub fn number_of(stream: *mut FILE) -> Option<RawFd> {
     OPEN.lock().iter().find(|s| s.1 == stream as usize).map(|s| s.0)
 }
 
+/// Writes out what is left in the streams of this process.
+pub fn flush() {
+    let Some(rt) = runtime::attached() else { return };
+    let Ok(locked) = rt.lock() else { return };
+    let open: Vec<usize> = OPEN.lock().iter().map(|s| s.1).collect();
+    drop(locked);
+    for stream in open {
+        // SAFETY: a stream that was not closed; those that are go from the list first.
+        unsafe { libc::fflush(stream as *mut FILE) };
+    }
+}
+
 fn number(cookie: *mut c_void) -> RawFd {
     cookie as usize as RawFd
 }

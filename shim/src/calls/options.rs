@@ -119,6 +119,10 @@ pub fn set(
         // These would change the guard, or show it.
         (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
         (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
+        // Nobody would tell when a buffer is free again: better to say no.
+        (libc::SOL_SOCKET, libc::SO_ZEROCOPY) if number(level, name, at, len)? != 0 => {
+            Err(Errno(libc::EOPNOTSUPP))
+        }
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => {
             number(level, name, at, len).map(|_| 0)
         }
