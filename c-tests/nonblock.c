@@ -106,9 +106,10 @@ static void mixed(void) {
     printf("set %d, time left %ld\n", !!FD_ISSET(p.s, &r), (long)tv.tv_usec);
     SAY("poll without descriptors", poll(NULL, 0, 10));
     FD_ZERO(&r);
-    FD_SET(90, &r);
+    /* Below 64: Linux passes over what is beyond the end of the process's table, and that has 64 places at least. */
+    FD_SET(50, &r);
     tv = (struct timeval){0, 0};
-    SAY("select of a closed descriptor", select(100, &r, NULL, NULL, &tv));
+    SAY("select of a closed descriptor", select(60, &r, NULL, NULL, &tv));
     unpair(p);
     close(u), close(fds[0]), close(fds[1]);
 }
