@@ -269,7 +269,11 @@ pub struct Locked<'a> {
     now: Instant,
 }
 
-impl Locked<'_> {
+impl<'a> Locked<'a> {
+    pub fn runtime(&self) -> &'a Runtime {
+        self.runtime
+    }
+
     pub fn stack(&mut self) -> &mut Stack {
         self.guard.stack
     }
