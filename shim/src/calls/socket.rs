@@ -259,7 +259,12 @@ fn descriptor_for(
 }
 
 /// How a call that receives waits: O_NONBLOCK, SO_RCVTIMEO.
-pub fn waiting_to_receive(locked: &mut Locked, id: SockId, interest: Ready, exclusive: bool) -> Outcome<Waiting> {
+pub fn waiting_to_receive(
+    locked: &mut Locked,
+    id: SockId,
+    interest: Ready,
+    exclusive: bool,
+) -> Outcome<Waiting> {
     let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
     Ok(Waiting {
         socket: id,
