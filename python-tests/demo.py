@@ -7,7 +7,9 @@ the kernel has not, and not one connection opened by the kernel.
 
 Requests per second are noisy where threads contend for an interpreter: the two are visited in turns, and the medians count.
 
-    demo.py [SECONDS]
+    demo.py [SECONDS [root|net_raw]]
+
+net_raw: the server runs as an ordinary user with CAP_NET_RAW only.
 """
 
 import json
@@ -21,7 +23,7 @@ from harness import RELEASE, Side, stage
 
 PORT = 8080
 CONNECTIONS = 128
-ROUNDS = 5
+ROUNDS = 3
 KERNEL_TITLE = "on the kernel's TCP"
 KERNEL_OPENS, OWN_OPENS = "kernel's TcpPassiveOpens", "tcpreload's TcpPassiveOpens"
 
@@ -40,10 +42,10 @@ def wrk(line, seconds):
     }
 
 
-def visit(shim, seconds):
+def visit(shim, seconds, privilege):
     """Starts the server, visits it, stops it; what was seen."""
     with net.Line() as line:
-        server = Side(line.server, stage().command(["py:server.py", PORT]), shim)
+        server = Side(line.server, stage().command(["py:server.py", PORT]), shim, privilege)
         server.wait_for_line()
         seen = {"curl": line.client.output("curl", "-sS", "--max-time", "10",
                                            f"http://{line.server_address}:{PORT}/").strip()}
@@ -102,7 +104,7 @@ def verdict(kernel, own):
     return wrong
 
 
-def main(seconds=2):
+def main(seconds=5, privilege="root"):
     net.become_root_of_a_namespace([sys.executable, *sys.argv])
     if not (RELEASE / "tcpreload").exists():
         raise SystemExit("target/release/tcpreload is missing: make build")
@@ -110,9 +112,9 @@ def main(seconds=2):
           f"{ROUNDS} times each in turns\n", flush=True)
     kernel_rounds, own_rounds = [], []
     for _ in range(ROUNDS):
-        seen, kernel_listing = visit(False, seconds)
+        seen, kernel_listing = visit(False, seconds, privilege)
         kernel_rounds.append(seen)
-        seen, own_listing = visit(True, seconds)
+        seen, own_listing = visit(True, seconds, privilege)
         own_rounds.append(seen)
     kernel, own = together(kernel_rounds), together(own_rounds)
     print(f"{'':<30}{KERNEL_TITLE:<24}under tcpreload")
@@ -132,4 +134,4 @@ def main(seconds=2):
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:2])))
+    sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:3]))
