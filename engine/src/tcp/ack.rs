@@ -261,7 +261,7 @@ impl Tcb {
         self.timers.cancel(Timer::LossProbe);
     }
 
-    fn remember_window(&mut self) {
+    pub(super) fn remember_window(&mut self) {
         self.rec.prior_cwnd = self.cc.cwnd;
         self.rec.prior_ssthresh = self.cc.ssthresh;
     }

@@ -15,6 +15,7 @@
 //! | `ack` | what an acceptable ACK does: window, scoreboard, loss detection |
 //! | `output` | the next segment that may leave |
 //! | `timers` | the timer table and what each timer does |
+//! | `trouble` | ICMP errors: unreachable peers, smaller links |
 //! | `user` | write, read, shutdown, close, abort |
 //! | `window` | the receive window and its buffer |
 //! | `rtt`, `congestion` | estimates: RFC 6298, CUBIC (RFC 9438) and NewReno |
@@ -29,6 +30,7 @@ mod output;
 pub mod rtt;
 pub mod state;
 mod timers;
+mod trouble;
 pub mod user;
 mod window;
 
@@ -363,6 +365,8 @@ pub struct Tcb {
     _pad: [u8; 2],
     /// The errno that ended it, or 0.
     error: i32,
+    /// The errno of the last ICMP error, or 0; see `trouble`.
+    soft_error: i32,
     pub snd: Snd,
     pub rcv: Rcv,
     pub ts: Ts,

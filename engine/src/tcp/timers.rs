@@ -160,7 +160,9 @@ impl Tcb {
     fn give_up(&mut self, env: &mut Env) -> Option<super::Reply> {
         env.counters.inc(Counter::TCPAbortOnTimeout);
         let reply = self.orphan.then(|| self.reset_reply());
-        self.end(env, libc::ETIMEDOUT);
+        // What ICMP said of the peer is more than that it was silent.
+        let errno = if self.soft_error != 0 { self.soft_error } else { libc::ETIMEDOUT };
+        self.end(env, errno);
         reply
     }
 
