@@ -523,15 +523,9 @@ impl Tcb {
         }
     }
 
-    /// The RST that aborts this connection.
-    fn reset_reply(&self) -> Reply {
-        Reply {
-            seq: self.snd.nxt,
-            ack: self.rcv.nxt,
-            flags: Flags::RST | Flags::ACK,
-            window: 0,
-            timestamps: None,
-        }
+    /// The RST that aborts this connection. It offers the window as any segment does (tcp_send_active_reset).
+    fn reset_reply(&self, env: &Env) -> Reply {
+        Reply { flags: Flags::RST | Flags::ACK, ..self.ack_reply(env) }
     }
 
     /// To CLOSED, with an error for the user (0: none). Buffers that nobody can use any more are given back.

@@ -95,11 +95,10 @@ impl Tcb {
         let s = env.sysctls;
         let options = Options {
             mss: Some(handshake::announced_mss(self.path_mss, &self.options) as u16),
-            window_scale: (s.tcp_window_scaling[0] != 0
-                && (!answer || self.snd.scale != 0 || self.rcv.scale != 0))
-                .then_some(self.rcv.scale),
-            sack_permitted: s.tcp_sack[0] != 0 && (!answer || self.sack_ok),
-            timestamps: (s.tcp_timestamps[0] != 0 && (!answer || self.ts.enabled))
+            // Also where both ends sent a SYN and the other's had none of these: it is the first SYN again, with an ACK.
+            window_scale: (s.tcp_window_scaling[0] != 0).then_some(self.rcv.scale),
+            sack_permitted: s.tcp_sack[0] != 0,
+            timestamps: (s.tcp_timestamps[0] != 0)
                 .then(|| Timestamps { val: self.ts_now(env), ecr: if answer { self.ts.recent } else { 0 } }),
             sack: SackBlocks::default(),
         };

@@ -159,7 +159,7 @@ impl Tcb {
 
     fn give_up(&mut self, env: &mut Env) -> Option<super::Reply> {
         env.counters.inc(Counter::TCPAbortOnTimeout);
-        let reply = self.orphan.then(|| self.reset_reply());
+        let reply = self.orphan.then(|| self.reset_reply(env));
         // What ICMP said of the peer is more than that it was silent.
         let errno = if self.soft_error != 0 { self.soft_error } else { libc::ETIMEDOUT };
         self.end(env, errno);
@@ -281,7 +281,7 @@ impl Tcb {
         let most = seconds_or(self.options.keepcnt, env.sysctls.tcp_keepalive_probes[0]);
         if u64::from(self.rec.probes) >= most {
             env.counters.inc(Counter::TCPAbortOnTimeout);
-            let reply = self.reset_reply();
+            let reply = self.reset_reply(env);
             self.end(env, libc::ETIMEDOUT);
             return Some(reply);
         }
