@@ -386,6 +386,7 @@ impl Tcb {
             }
             self.reorder.remove_before(self.rcv.nxt);
         }
+        self.unreported.remove_before(self.rcv.nxt);
     }
 
     fn take_out_of_order(&mut self, env: &mut Env, start: SeqNum, data: &[u8]) {
@@ -408,6 +409,8 @@ impl Tcb {
             return;
         }
         self.last_ooo = start;
+        // Full: the lowest ranges are named in any case.
+        let _ = self.unreported.insert(range);
         env.counters.inc(Counter::TCPOFOQueue);
     }
 

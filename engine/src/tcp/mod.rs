@@ -44,7 +44,7 @@ pub use timers::Timer;
 pub use user::TcpInfo;
 
 use crate::fixed::{Pool, RangeSet, StreamBuf};
-use crate::values::limits::{REORDER_RANGES, SACK_RANGES};
+use crate::values::limits::{REORDER_RANGES, SACK_RANGES, UNREPORTED_RANGES};
 use crate::values::{Counter, Counters, Instant, SeqNum, Sysctls};
 use crate::wire::{Flags, Header, Timestamps};
 use bytemuck::Zeroable;
@@ -381,6 +381,9 @@ pub struct Tcb {
     sacked: RangeSet<SACK_RANGES>,
     /// What was received above RCV.NXT.
     reorder: RangeSet<REORDER_RANGES>,
+    /// Of that, what no SACK block has named yet. A turn takes many segments and sends few ACKs: none of the news may be lost,
+    /// or the peer sends again what is here.
+    unreported: RangeSet<UNREPORTED_RANGES>,
     /// The range that was received last, to report it first.
     last_ooo: SeqNum,
     /// MSS of the path: MTU less headers, options not counted.
@@ -549,6 +552,7 @@ impl Tcb {
         self.send.clear(pool);
         self.recv.clear(pool);
         self.reorder.clear();
+        self.unreported.clear();
     }
 
     /// Every chunk that this connection owns, for the repair of the pool.

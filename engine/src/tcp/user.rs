@@ -171,6 +171,7 @@ impl Tcb {
         if !matches!(self.state, State::TimeWait) {
             self.recv.clear(env.pool);
             self.reorder.clear();
+            self.unreported.clear();
         }
         match self.state {
             State::Closed | State::Listen => CloseAction::Gone,
