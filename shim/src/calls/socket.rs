@@ -101,7 +101,15 @@ pub fn bind(
             let SockAddr::Inet(local) = abi::sockaddr(addr, len, family)? else {
                 return Err(Errno(libc::EADDRINUSE));
             };
-            let port = locked.stack().may_bind(id, local)?;
+            let port = match locked.stack().may_bind(id, local) {
+                Ok(port) => port,
+                // No guard of ours is in the way: another family's may be, which only goes on with old connections.
+                Err(_) if locked.stack().port_covering(local.addr, local.port).is_none() => {
+                    let reuse = locked.stack().options(id).is_some_and(|o| o.reuse_addr);
+                    portguard::take_over(&mut locked, local, reuse).ok_or(Errno(libc::EADDRINUSE))?
+                }
+                Err(error) => return Err(error.into()),
+            };
             locked.stack().bound(id, local, Some(port));
             Ok(0)
         }
