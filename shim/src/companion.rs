@@ -376,9 +376,20 @@ pub struct Given {
     pub connection: RawFd,
 }
 
+/// Has our own companion drop the guards that nothing needs any more: when this returns, they are gone.
+pub fn drop_guards(rt: &Runtime) {
+    let words = &rt.words().companion;
+    if is_there(rt) {
+        let question = Message { secret: words.secret(), ..Message::new(Subject::Give) };
+        if let Ok((connection, _, _)) = ask(words.name.load(Ordering::Acquire), question, ANSWER) {
+            let _ = sys::close(connection);
+        }
+    }
+}
+
 /// The kernel says that `local` is in use, and no guard of ours is: asks the companions of other families whether theirs is,
 /// and whether they need it.
-pub fn ask_for_guard(rt: &Runtime, local: Endpoint, reuse_addr: bool) -> Option<Given> {
+pub fn ask_others_for_guard(rt: &Runtime, local: Endpoint, reuse_addr: bool) -> Option<Given> {
     let own = rt.words().companion.name.load(Ordering::Acquire);
     let question = Message { local, flag: reuse_addr, ..Message::new(Subject::Give) };
     for name in names().into_iter().filter(|&name| name != own) {

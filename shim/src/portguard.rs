@@ -114,26 +114,28 @@ fn keep(port: PortId, held: RawFd) {
 }
 
 /// The companion keeps every guard as well: connections may outlive this process.
-fn show(rt: &Runtime, port: PortId, held: RawFd) {
+fn show(locked: &mut Locked, port: PortId, held: RawFd) {
     let message = Message { id: port.to_raw(), ..Message::new(Subject::Guard) };
-    if let Err(errno) = companion::send(rt, message, &[held]) {
+    // Counted first: as long as any copy of it is open, the resets for the port are ours to send.
+    locked.stack().guard_shown(port);
+    if let Err(errno) = companion::send(locked.runtime(), message, &[held]) {
+        locked.stack().guard_not_shown(port);
         log::debug!("a guard that the companion does not have: {}", std::io::Error::from_raw_os_error(errno));
     }
 }
 
 /// There is a new companion, which has none of the guards yet.
 pub fn introduce(rt: &Runtime) {
-    // Not waited for: the thread that has it is in the engine, and perhaps on its way here.
-    if let Some(guards) = GUARDS.try_lock() {
-        guards.iter().for_each(|&(port, held)| show(rt, port, held));
-    }
+    let Ok(mut locked) = rt.lock() else { return };
+    let guards: Vec<(PortId, RawFd)> = GUARDS.lock().clone();
+    guards.into_iter().for_each(|(port, held)| show(&mut locked, port, held));
 }
 
 /// The kernel says that `local` is in use: a guard of another family's, which has no listener there any more, is ours from now
 /// on. `None`: it is somebody else's.
 pub fn take_over(locked: &mut Locked, local: Endpoint, reuse_addr: bool) -> Option<PortId> {
     let rt = locked.runtime();
-    let given = locked.unlocked(|| companion::ask_for_guard(rt, local, reuse_addr))?;
+    let given = locked.unlocked(|| companion::ask_others_for_guard(rt, local, reuse_addr))?;
     let held = sys::move_high(given.guard).unwrap_or(given.guard);
     let registered = register(locked, held, given.local, PortKind::Bound);
     if let Ok(port) = registered {
@@ -153,7 +155,7 @@ fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -
     match locked.stack().port_create(local, kind) {
         Ok(port) => {
             keep(port, held);
-            show(locked.runtime(), port, held);
+            show(locked, port, held);
             locked.sync_filter();
             Ok(port)
         }
@@ -214,15 +216,21 @@ pub fn sweep(locked: &mut Locked) {
     if SWEPT.swap(given_up, Ordering::Relaxed) == given_up {
         return;
     }
+    let mut dropped = false;
     GUARDS.lock().retain(|&(port, fd)| {
         let alive = locked.stack().port_is_alive(port);
         if !alive {
             fdtable::take(fd);
             let _ = sys::close(fd);
             locked.stack().port_copy_gone(port);
+            dropped = true;
         }
         alive
     });
+    if dropped {
+        // The companion has it as well, and the port is to be free.
+        locked.runtime().ring_companion();
+    }
 }
 
 /// Every guard's descriptor.

@@ -28,8 +28,8 @@ pub enum Subject {
     ExecFailed = 3,
     /// Asks for all that a process of the family has to have; the answer has the descriptors.
     Attach = 4,
-    /// Another family asks for the guard on `local`; the answer has it. As long as the connection stands, this one goes on with
-    /// connections of the port.
+    /// A family asks for the guard on `local`; the answer has it. As long as the connection stands, this one goes on with
+    /// connections of the port. Guards that nothing needs any more are dropped before the answer; for its own family that is all.
     Give = 5,
     /// Process `holder` has taken the guard of port `id` from another family, whose connection goes along.
     Guest = 6,

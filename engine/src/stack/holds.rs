@@ -14,6 +14,7 @@ use super::view::{Ports, Sets, Sockets};
 use super::{EpollId, PortId, SockId, Socket, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
+use crate::values::limits::MAX_PROCESSES;
 use crate::values::{Counter, Instant};
 use bytemuck::Zeroable;
 
@@ -22,6 +23,9 @@ pub type Holder = u32;
 
 /// References of nobody: descriptors in messages.
 pub const IN_FLIGHT: Holder = 0;
+
+/// The companion, which keeps guards: behind the processes of the family.
+pub const COMPANION: Holder = MAX_PROCESSES as Holder;
 
 /// References of one process to one thing.
 #[derive(Zeroable)]
@@ -204,6 +208,20 @@ impl Stack {
     /// Descriptors of these sockets become `holder`'s: of a child that is about to be spawned.
     pub fn retain_for(&mut self, holder: Holder, sockets: &[SockId]) {
         self.as_holder(holder, |stack| sockets.iter().for_each(|&id| stack.retain(id)));
+    }
+
+    /// A guard is sent to the companion, or has arrived there: from the first of these on, its copy counts.
+    pub fn guard_shown(&mut self, id: PortId) {
+        self.as_holder(COMPANION, |stack| {
+            if stack.find_hold(Held::Port(id)).is_none() {
+                stack.port_copied(id);
+            }
+        });
+    }
+
+    /// It could not be sent.
+    pub fn guard_not_shown(&mut self, id: PortId) {
+        self.as_holder(COMPANION, |stack| stack.port_copy_gone(id));
     }
 
     /// A descriptor of the present holder's leaves in a message.

@@ -32,7 +32,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use holds::{Hold, Holder, IN_FLIGHT};
+pub use holds::{COMPANION, Hold, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
 pub use options::SocketOptions;

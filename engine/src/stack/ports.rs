@@ -252,6 +252,14 @@ impl Stack {
         if allowed { Ok(port) } else { Err(Error::AddressInUse) }
     }
 
+    /// Whether a guard that is needed is in the way of a bind to `local`.
+    pub fn port_is_live_at(&self, local: Endpoint) -> bool {
+        let in_way = |p: &Port| {
+            p.dead == 0 && p.given == 0 && p.local.port == local.port && overlap(p.local.addr, local.addr)
+        };
+        self.core.by_number.find(&self.ports, u64::from(local.port), in_way).is_some()
+    }
+
     /// Another family, told by `reuse_addr` whether its socket has SO_REUSEADDR, wants to bind `local`, and this one's guard is
     /// in its way: the entry whose guard may be given to it, by the rules of [`Stack::may_bind`].
     pub fn may_give(&self, local: Endpoint, reuse_addr: bool) -> Option<PortId> {

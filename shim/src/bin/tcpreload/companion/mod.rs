@@ -21,12 +21,12 @@ mod seat;
 
 use core::time::Duration;
 use engine::shared::words::sleep;
-use engine::stack::{IN_FLIGHT, PortId};
+use engine::stack::{COMPANION, IN_FLIGHT, PortId};
 use engine::sys;
 use engine::values::Instant;
 use family::Watched;
 use requests::{Connection, GivenAway};
-use seat::{COMPANION, Descriptors, Seat};
+use seat::{Descriptors, Seat};
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::fd::RawFd;
@@ -154,7 +154,7 @@ impl Companion {
     }
 
     /// Guards of ports that nothing needs any more are dropped, and so are connections about ports.
-    fn look_after_ports(&mut self) {
+    pub fn look_after_ports(&mut self) {
         let (guards, given, swept) = (&mut self.guards, &mut self.given, self.swept);
         let done = self.seat.visit(|stack, _| {
             let now = stack.ports_given_up();

@@ -118,23 +118,24 @@ impl Companion {
 
     fn keep_guard(&mut self, port: u64, fd: RawFd) {
         let Some(port) = PortId::from_raw(port) else { return close(fd) };
-        let known = self.guards.iter().any(|g| g.0 == port);
-        let wanted = !known
-            && self.seat.visit(|stack, _| {
-                let alive = stack.port_is_alive(port);
-                if alive {
-                    stack.port_copied(port);
-                }
-                alive
-            }) == Some(true);
-        if wanted { self.guards.push((port, fd)) } else { close(fd) }
+        if self.guards.iter().any(|g| g.0 == port) {
+            return close(fd);
+        }
+        self.guards.push((port, fd));
+        // Counted when it was sent, but perhaps for the companion before this one. If nothing needs it any more, it is dropped
+        // with the next look at the ports.
+        self.seat.visit(|stack, _| stack.guard_shown(port));
+        self.swept = u64::MAX;
     }
 
     /// Another family asks for a guard. The connection then says that we go on with the connections of the port.
     fn give(&mut self, connection: RawFd, request: &Message) {
-        // Those that were killed a moment ago listen no more.
+        // Those that were killed a moment ago listen no more, and what nobody needs is free.
         self.look_after_processes();
-        let given = self.may_ask(connection).then(|| self.give_guard(connection, request)).flatten();
+        self.look_after_ports();
+        let other = request.secret != self.seat.words().companion.secret();
+        let given =
+            (other && self.may_ask(connection)).then(|| self.give_guard(connection, request)).flatten();
         match given {
             Some(port) => self.given.push(GivenAway { port, connection }),
             None => {

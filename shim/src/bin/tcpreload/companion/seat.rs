@@ -4,15 +4,11 @@ use engine::device::{Device, PacketDevice, Transmitter};
 use engine::driver::{self, TURN_BUDGET};
 use engine::shared::Words;
 use engine::shared::arena::Arena;
-use engine::stack::{Holder, Stack, Wake, WakeKind};
+use engine::stack::{COMPANION, Stack, Wake, WakeKind};
 use engine::sys;
 use engine::values::Instant;
-use engine::values::limits::MAX_PROCESSES;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
-
-/// The companion's place as a holder of guards: behind the processes of the family.
-pub const COMPANION: Holder = MAX_PROCESSES as Holder;
 
 /// Rounds in which what was sent may bring something about at once.
 const SETTLE_TURNS: usize = 8;
