@@ -104,10 +104,23 @@ unsafe fn strings<'a>(envp: *const *const c_char) -> Vec<&'a CStr> {
 
 /// What this program found as TCPRELOAD_FAMILY.
 pub fn family() -> Option<FamilyName> {
-    // SAFETY: the program's environment, which libc keeps.
-    let given = unsafe { strings(environ) };
-    let text = given.iter().find_map(|s| s.to_bytes().strip_prefix(FAMILY.as_bytes())?.strip_prefix(b"="))?;
-    FamilyName::parse(core::str::from_utf8(text).ok()?)
+    // Nothing is allocated before it is found: the first call of a program may be its allocator's own.
+    // SAFETY: the program's environment, which libc keeps: null, or strings up to a null.
+    let mut at = unsafe { environ };
+    while !at.is_null() {
+        // SAFETY: up to the null, which comes last.
+        let string = unsafe { at.read() };
+        if string.is_null() {
+            break;
+        }
+        // SAFETY: a string, as above.
+        let text = unsafe { CStr::from_ptr(string) }.to_bytes();
+        if let Some(value) = text.strip_prefix(FAMILY.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
+            return FamilyName::parse(core::str::from_utf8(value).ok()?);
+        }
+        at = at.wrapping_add(1);
+    }
+    None
 }
 
 unsafe extern "C" {
