@@ -549,6 +549,15 @@ pub fn signal_mask(mask: u64) -> u64 {
     old
 }
 
+/// Blocks these signals and gives a descriptor that is readable when one of them is pending.
+pub fn signalfd(mask: u64) -> SysResult<RawFd> {
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: the mask is a local of the size that is given.
+    let fd = unsafe { sys!(SYS_signalfd4, -1isize, &raw const mask, 8, flags) }?;
+    signal_mask(mask);
+    Ok(fd_of(fd))
+}
+
 /// prctl(2) of the commands that take a number.
 pub fn prctl(command: c_int, value: usize) -> SysResult<usize> {
     // SAFETY: callers use commands without pointers.

@@ -45,7 +45,9 @@ pub fn holder() -> Holder {
 /// This process is the first of a new family.
 pub fn found(words: &Words) {
     let place = words.expect_process(sys::getpid() as u32).unwrap_or(UNCOUNTED);
-    be(words, place);
+    // Also where it is the first of a PID namespace: the others' numbers are of the same one.
+    HOLDER.store(place, Ordering::Relaxed);
+    say_who(words, place, sys::getpid());
 }
 
 /// This process has that place.
@@ -56,10 +58,14 @@ fn be(words: &Words, place: Holder) {
         ELSEWHERE.store(true, Ordering::Relaxed);
     }
     if !ELSEWHERE.load(Ordering::Relaxed) {
-        words.process_is_there(place, pid as u32, sys::process_stat(pid).map_or(0, |(_, started)| started));
+        say_who(words, place, pid);
     } else if pid != 1 {
         words.process_is_there(place, 0, 0);
     }
+}
+
+fn say_who(words: &Words, place: Holder, pid: i32) {
+    words.process_is_there(place, pid as u32, sys::process_stat(pid).map_or(0, |(_, started)| started));
 }
 
 /// This program was started with sockets of a family that it has just joined: it counts what it has.

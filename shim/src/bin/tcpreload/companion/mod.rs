@@ -13,7 +13,8 @@
 //! milliseconds whether somebody has taken a turn lately. If nobody has, and nobody waits, it watches the packet sockets itself.
 //! So it wakes neither for a packet that the program takes, nor at all while everything idles.
 //!
-//! It ends when the family has ended and the arena is empty, TIME-WAIT included.
+//! It ends when the family has ended and the arena is empty, TIME-WAIT included. Asked to end earlier (SIGTERM, which whoever
+//! stops a service sends to all of its processes), it stays as long as the family does, and then only finishes what is owed.
 
 mod family;
 mod requests;
@@ -44,12 +45,21 @@ const SETTLED_US: u64 = 20_000;
 /// How often it looks, in a family of several processes, whether the driver has been stopped.
 const STOPPED_US: u64 = 100_000;
 
+/// How long it takes to finish what is owed when it was asked to end.
+const GRACE_US: u64 = 10_000_000;
+
 /// Families that have ended and are only in TIME-WAIT, in one network namespace. Beyond that it ends at once, as Linux
 /// ends one beyond tcp_max_tw_buckets: a shell that starts thousands of clients must not be left with as many processes.
 const RESTING: u32 = 16;
 
 struct Companion {
     seat: Seat,
+    /// Signals that ask it to end.
+    signals: RawFd,
+    /// Since when it is asked to.
+    asked_to_end: Option<Instant>,
+    /// Something was said, or may have been.
+    called: bool,
     /// The socket that it is asked by.
     listening: RawFd,
     connections: Vec<Connection>,
@@ -101,7 +111,7 @@ pub fn run(args: &[OsString]) -> ExitCode {
 
 impl Companion {
     fn new(descriptors: &Descriptors, stats: Option<CString>) -> Result<Companion, String> {
-        settle_down();
+        let signals = settle_down();
         let mut seat = Seat::take(descriptors)?;
         // From here on the kernel notes its death.
         seat.words().companion.life.lock();
@@ -116,6 +126,9 @@ impl Companion {
         });
         Ok(Companion {
             seat,
+            signals,
+            asked_to_end: None,
+            called: true,
             listening: descriptors.listening,
             connections: Vec::new(),
             watched: BTreeMap::new(),
@@ -134,7 +147,9 @@ impl Companion {
 
     fn live(&mut self) {
         loop {
-            self.attend();
+            if core::mem::take(&mut self.called) {
+                self.attend();
+            }
             if self.is_over() {
                 return;
             }
@@ -147,6 +162,10 @@ impl Companion {
 
     /// Everything but the network.
     fn attend(&mut self) {
+        if self.asked_to_end.is_none() && sys::poll_one(self.signals, libc::POLLIN) != 0 {
+            self.asked_to_end = Some(sys::monotonic_now());
+            close(core::mem::replace(&mut self.signals, -1));
+        }
         self.hear();
         self.look_after_execs();
         self.look_after_processes();
@@ -226,18 +245,25 @@ impl Companion {
 
     /// Runs the stack, and waits for frames and timers.
     fn watch(&mut self) {
-        let mut deadline = None;
-        self.seat.drive(|words, next| {
+        let (mut deadline, swept) = (None, self.swept);
+        let mut given_up = swept;
+        self.seat.drive(|stack, words| {
+            let next = stack.next_deadline();
+            given_up = stack.ports_given_up();
             let until = next.unwrap_or(Instant::FAR);
             words.companion.deadline_us.store(until.as_us(), Ordering::Release);
             words.companion.sleep.store(sleep::WATCHING, Ordering::Release);
             deadline = next;
         });
-        // What the turn has ended may be what we live for.
+        // What the turn has ended may be what we live for, and what we keep guards for.
         if !self.seat.words().has_members() && self.is_over() {
             return;
         }
-        let left = deadline.map(|d| d.us_since(sys::monotonic_now()));
+        self.called |= given_up != swept;
+        let mut left = deadline.map(|d| d.us_since(sys::monotonic_now()));
+        if self.called {
+            left = Some(0);
+        }
         self.wait(left, true);
         self.seat.words().companion.sleep.store(sleep::LIGHT, Ordering::Release);
     }
@@ -258,16 +284,20 @@ impl Companion {
         let mut add = |fd: RawFd, events: i16| fds.push(libc::pollfd { fd, events, revents: 0 });
         add(self.seat.bell(), libc::POLLIN);
         add(self.listening, libc::POLLIN);
+        add(self.signals, libc::POLLIN);
         self.watched.values().for_each(|w| add(w.pidfd, libc::POLLIN));
         // The end of a pipe is told without being asked for, and so is that of a connection.
         self.execs.iter().for_each(|e| add(e.1, 0));
         self.guests.iter().for_each(|g| add(g.1, 0));
         self.connections.iter().for_each(|c| add(c.fd, c.events()));
+        let spoken = fds.len();
+        let mut add = |fd: RawFd, events: i16| fds.push(libc::pollfd { fd, events, revents: 0 });
         if frames {
             self.seat.rings().iter().for_each(|&fd| add(fd, libc::POLLIN));
         }
-        // Interrupted or not: it looks at everything.
+        // No signal can interrupt it.
         let _ = sys::ppoll(&mut fds, at_most_us.map(Duration::from_micros), None);
+        self.called |= fds[..spoken].iter().any(|f| f.revents != 0);
         if fds[0].revents != 0 {
             let _ = sys::read(self.seat.bell(), &mut [0; 8]);
         }
@@ -285,10 +315,13 @@ impl Companion {
         });
         match left {
             None => true,
-            Some((true, _)) => false,
-            Some((false, connections)) => {
+            Some((unfinished, connections)) => {
+                let asked_us = self.asked_to_end.map(|at| sys::monotonic_now().us_since(at));
+                if unfinished && asked_us.is_none_or(|us| us < GRACE_US) {
+                    return false;
+                }
                 self.write_stats();
-                !connections || !self.may_rest()
+                !connections || asked_us.is_some() || !self.may_rest()
             }
         }
     }
@@ -327,8 +360,8 @@ fn close(fd: RawFd) {
 }
 
 /// What a process needs that nobody started and nobody waits for: standard descriptors that lead nowhere, room for the
-/// family's guards, and no privilege.
-fn settle_down() {
+/// family's guards, and no privilege. Gives the descriptor of the signals that ask it to end.
+fn settle_down() -> RawFd {
     while let Ok(null) = sys::open(c"/dev/null", libc::O_RDWR) {
         if null > 2 {
             close(null);
@@ -347,4 +380,7 @@ fn settle_down() {
         let _ = caps::clear(None, set);
     }
     let _ = sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1);
+    let asking = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+    // Without it a signal ends us, and the family starts another.
+    sys::signalfd(asking.iter().fold(0, |mask, signal| mask | 1 << (signal - 1))).unwrap_or(-1)
 }

@@ -98,10 +98,10 @@ impl Seat {
         result
     }
 
-    /// Receives, runs timers, sends, until nothing is left to do. When the next timer is due, told while nobody can have set
-    /// an earlier one: `sleeping` is called under the lock with it.
-    pub fn drive(&mut self, mut sleeping: impl FnMut(&Words, Option<Instant>)) {
-        self.rounds(true, |stack, _, words| sleeping(words, stack.next_deadline()));
+    /// Receives, runs timers, sends, until nothing is left to do. `sleeping` is called under the lock, while nobody can set an
+    /// earlier deadline than the one it sees.
+    pub fn drive(&mut self, mut sleeping: impl FnMut(&Stack, &Words)) {
+        self.rounds(true, |stack, _, words| sleeping(stack, words));
     }
 
     /// Turns (if `turn`) and visits, until what was sent brings about nothing more.
