@@ -34,7 +34,11 @@ impl Companion {
         let mut asked = Vec::new();
         let mut n = 0;
         while n < self.connections.len() {
-            if self.hear_one(n, &mut asked) { n += 1 } else { drop(self.connections.swap_remove(n)) }
+            if self.hear_one(n, &mut asked) {
+                n += 1;
+            } else {
+                self.connections.remove(n);
+            }
         }
         // Behind what the family has said of its guards.
         asked.into_iter().for_each(|(connection, question)| self.give(connection, &question));
