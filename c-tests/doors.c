@@ -1,6 +1,7 @@
 /* The other doors to the same calls: syscall(2), the reserved names, what _FORTIFY_SOURCE makes of a call; sockets that are
  * passed to another process in a message. */
 #include "t.h"
+#include <linux/sched.h>
 #include <sys/syscall.h>
 #include <sys/mman.h>
 
@@ -93,9 +94,18 @@ static void by_number(void) {
         write(s, "child", 5);
         _exit(0);
     }
+    /* Both write at the same time, and the parent reads: each has to know its locks from the others'. */
+    struct clone_args how = {.exit_signal = SIGCHLD};
+    pid_t second = syscall(SYS_clone3, &how, sizeof how);
+    if (second == 0) {
+        write(s, "child", 5);
+        _exit(0);
+    }
     close(s);
     SAY("a child of clone", readn(df, b, 5));
+    SAY("a child of clone3", readn(df, b, 5));
     MUST(waitpid(child, NULL, 0));
+    MUST(waitpid(second, NULL, 0));
     SAY("and it was the last", recv(df, b, 1, 0));
     close(df), close(ep), close(l), close(file);
 }

@@ -496,6 +496,42 @@ pub fn gettid() -> i32 {
     unsafe { sys!(SYS_gettid) }.unwrap_or(0) as i32
 }
 
+/// What libc and the kernel know of the calling thread, for a child that is made behind libc's back: libc tells owners of
+/// mutexes by a number in the thread's block, which such a child inherits from its parent, and the kernel forgets the list of
+/// robust mutexes. See set_tid_address(2), get_robust_list(2).
+pub struct ThreadRecord {
+    tid: *mut i32,
+    robust_list: *mut c_void,
+    robust_bytes: usize,
+}
+
+impl ThreadRecord {
+    /// Of the calling thread. `None`: this kernel does not say (PR_GET_TID_ADDRESS needs CONFIG_CHECKPOINT_RESTORE).
+    pub fn of_this_thread() -> Option<ThreadRecord> {
+        let mut record =
+            ThreadRecord { tid: core::ptr::null_mut(), robust_list: core::ptr::null_mut(), robust_bytes: 0 };
+        // SAFETY: the kernel fills in locals.
+        unsafe {
+            sys!(SYS_prctl, libc::PR_GET_TID_ADDRESS, core::ptr::from_mut(&mut record.tid)).ok()?;
+            let (list, bytes) =
+                (core::ptr::from_mut(&mut record.robust_list), core::ptr::from_mut(&mut record.robust_bytes));
+            sys!(SYS_get_robust_list, 0, list, bytes).ok()?;
+        }
+        // SAFETY: where libc keeps the number, it is this thread's; anything else is not libc's.
+        (!record.tid.is_null() && unsafe { record.tid.read() } == gettid()).then_some(record)
+    }
+
+    /// In the child, whose memory is a copy of the parent's: the record says who it is.
+    pub fn renew(&self) {
+        // SAFETY: the addresses are the thread's own in the parent, and the child's memory has the same places.
+        unsafe {
+            self.tid.write(gettid());
+            // Refused for a wrong size only, and this one is the kernel's own.
+            let _ = sys!(SYS_set_robust_list, self.robust_list, self.robust_bytes);
+        }
+    }
+}
+
 /// Sends `signal` to one thread of this process.
 pub fn tgkill(pid: i32, tid: i32, signal: c_int) -> SysResult<()> {
     // SAFETY: no pointers.

@@ -2,7 +2,7 @@
 
 use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
-use crate::runtime::{Locked, Runtime};
+use crate::runtime::Locked;
 use crate::signals;
 use crate::wait::{Sleeper, Watch, Woken};
 use engine::stack::{Ready, SockId};
@@ -22,20 +22,32 @@ pub struct Waiting {
     pub nonblocking: bool,
 }
 
+impl Waiting {
+    /// Not to wait, where `nonblocking` (MSG_DONTWAIT).
+    pub fn or_nonblocking(self, nonblocking: bool) -> Waiting {
+        Waiting { nonblocking: self.nonblocking || nonblocking, ..self }
+    }
+}
+
 /// Attempts a call until it gives something other than [`Error::WouldBlock`]. The attempt is told when a signal handler has
 /// run meanwhile: a call that has done a part of its work then returns the part, SA_RESTART or not.
+///
+/// `locked` is the caller's hold of the lock: the first attempt is made under it, and so is the one after each sleep. A call
+/// that finds what it wants takes the lock once.
 ///
 /// # Errors
 /// What the attempt gives; EAGAIN at once where the call must not block, and when the time is up; EINTR.
 pub fn until<T>(
-    rt: &Runtime,
+    locked: Locked,
     how: &Waiting,
     mut attempt: impl FnMut(&mut Locked, bool) -> Result<T, Error>,
 ) -> Outcome<T> {
+    let rt = locked.runtime();
     let watch = Watch::over(rt);
+    // Declared after the watch, which takes the lock at its end.
+    let mut locked = locked;
     let mut interrupted = false;
     loop {
-        let mut locked = rt.lock()?;
         match attempt(&mut locked, interrupted) {
             Err(Error::WouldBlock) => {}
             other => return Ok(other?),
@@ -61,7 +73,7 @@ pub fn until<T>(
         drop(locked);
         watch.note();
         let woken = sleeper.sleep(&mut [], how.deadline, None);
-        let mut locked = rt.lock()?;
+        locked = rt.lock()?;
         let meant = sleeper.unregister(&mut locked);
         interrupted = woken == Woken::Interrupted;
         if meant && woken != Woken::Ready && how.exclusive {

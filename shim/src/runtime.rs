@@ -362,9 +362,7 @@ impl<'a> Locked<'a> {
     pub fn runtime(&self) -> &'a Runtime {
         self.runtime
     }
-}
 
-impl Locked<'_> {
     pub fn stack(&mut self) -> &mut Stack {
         self.guard.stack
     }

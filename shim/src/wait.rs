@@ -97,6 +97,8 @@ pub enum Woken {
 pub struct Sleeper<'r> {
     rt: &'r Runtime,
     pub id: WaiterId,
+    /// This thread, as the role's holder: process and thread number.
+    me: u64,
     event_fd: Cell<Option<u16>>,
 }
 
@@ -104,11 +106,12 @@ impl<'r> Sleeper<'r> {
     /// Registers this thread. The caller ties it to what it waits for, under the same lock.
     pub fn register(rt: &'r Runtime, locked: &mut Locked) -> Result<Sleeper<'r>, Errno> {
         set_busy(rt, false);
-        let id = locked.stack().waiter_begin(sys::getpid() as u32, WakeKind::Futex)?;
+        let me = me();
+        let id = locked.stack().waiter_begin((me >> 32) as u32, WakeKind::Futex)?;
         if let Some(word) = rt.waiter_words().get(id.index() as usize) {
             word.store(0, Ordering::Release);
         }
-        Ok(Sleeper { rt, id, event_fd: Cell::new(None) })
+        Ok(Sleeper { rt, id, me, event_fd: Cell::new(None) })
     }
 
     /// Takes the registration back. True: a wake-up was meant for this thread, and if it does not look for itself it must
@@ -153,8 +156,8 @@ impl<'r> Sleeper<'r> {
     pub fn sleep(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
         let woken = self.sleep_somehow(fds, deadline, mask);
         // However it ended, asleep or driving: a deputy that is awake looks after nothing.
-        if self.is_deputy(me()) {
-            self.resign(me());
+        if self.is_deputy() {
+            self.resign();
         }
         if matches!(woken, Woken::Ready | Woken::Kernel) {
             set_busy(self.rt, true);
@@ -163,7 +166,6 @@ impl<'r> Sleeper<'r> {
     }
 
     fn sleep_somehow(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
-        let me = me();
         let is_plain = fds.is_empty() && mask.is_none();
         if !is_plain {
             self.claim_event_fd();
@@ -178,10 +180,10 @@ impl<'r> Sleeper<'r> {
             if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
                 return Woken::TimedOut;
             }
-            if let Some(woken) = self.try_to_drive(fds, deadline, mask, me) {
+            if let Some(woken) = self.try_to_drive(fds, deadline, mask) {
                 return woken;
             }
-            if let Some(woken) = self.sleep_beside(fds, deadline, mask, me) {
+            if let Some(woken) = self.sleep_beside(fds, deadline, mask) {
                 return woken;
             }
         }
@@ -193,24 +195,28 @@ impl<'r> Sleeper<'r> {
         fds: &mut [libc::pollfd],
         deadline: Option<Instant>,
         mask: Option<u64>,
-        me: u64,
     ) -> Option<Woken> {
         let role = self.rt.role();
         let holder = role.holder.load(Ordering::Acquire);
-        if holder != 0 && !is_dead(holder) {
+        if holder != 0 && !self.is_dead(holder) {
             return None;
         }
-        if self.others_will_look() && self.be_deputy(me) {
+        if self.others_will_look() && self.be_deputy() {
             return None;
         }
         if !self.claim_event_fd()
-            || role.holder.compare_exchange(holder, me, Ordering::AcqRel, Ordering::Acquire).is_err()
+            || role.holder.compare_exchange(holder, self.me, Ordering::AcqRel, Ordering::Acquire).is_err()
         {
             return None;
         }
         let woken = self.drive(fds, deadline, mask);
-        self.leave_role(me);
+        self.leave_role();
         Some(woken)
+    }
+
+    /// The holder's process is gone. (A thread that ends while it drives does not exist: it would have to end inside ppoll.)
+    fn is_dead(&self, holder: u64) -> bool {
+        holder >> 32 != self.me >> 32 && !sys::process_exists((holder >> 32) as i32)
     }
 
     /// More threads are awake than there are CPUs.
@@ -219,19 +225,20 @@ impl<'r> Sleeper<'r> {
     }
 
     /// True: there is a deputy, this thread or another, and somebody has taken a turn lately.
-    fn be_deputy(&self, me: u64) -> bool {
+    fn be_deputy(&self) -> bool {
         let role = self.rt.role();
+        let last = Instant::from_us(role.heartbeat_us.load(Ordering::Relaxed));
+        let lately = sys::monotonic_now().us_since(last) < DEPUTY_TICK.as_micros() as u64;
         let deputy = role.deputy.load(Ordering::Acquire);
-        if deputy != me {
-            let vacant =
-                deputy == 0 || sys::tgkill((deputy >> 32) as i32, deputy as i32, 0) == Err(libc::ESRCH);
-            if vacant {
-                let _ = role.deputy.compare_exchange(deputy, me, Ordering::AcqRel, Ordering::Acquire);
+        if deputy != self.me {
+            // One that is gone is noticed by those that come when nobody has looked lately.
+            let is_gone = || sys::tgkill((deputy >> 32) as i32, deputy as i32, 0) == Err(libc::ESRCH);
+            if deputy == 0 || (!lately && is_gone()) {
+                let _ = role.deputy.compare_exchange(deputy, self.me, Ordering::AcqRel, Ordering::Acquire);
             }
             return true;
         }
-        let last = Instant::from_us(role.heartbeat_us.load(Ordering::Relaxed));
-        if sys::monotonic_now().us_since(last) < DEPUTY_TICK.as_micros() as u64 {
+        if lately {
             return true;
         }
         // Those that were thought to be awake have other things to do.
@@ -239,8 +246,8 @@ impl<'r> Sleeper<'r> {
         false
     }
 
-    fn is_deputy(&self, me: u64) -> bool {
-        self.rt.role().deputy.load(Ordering::Acquire) == me
+    fn is_deputy(&self) -> bool {
+        self.rt.role().deputy.load(Ordering::Acquire) == self.me
     }
 
     /// The driver's loop, until there is something for this thread itself.
@@ -288,9 +295,9 @@ impl<'r> Sleeper<'r> {
     }
 
     /// The role is given up; if others sleep, one of them takes over, unless enough threads are awake to look themselves.
-    fn leave_role(&self, me: u64) {
+    fn leave_role(&self) {
         let role = self.rt.role();
-        let _ = role.holder.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Acquire);
+        let _ = role.holder.compare_exchange(self.me, 0, Ordering::AcqRel, Ordering::Acquire);
         companion::nobody_watches(self.rt);
         let watched = self.others_will_look() && role.deputy.load(Ordering::Acquire) != 0;
         if role.sleepers.load(Ordering::Acquire) > 0
@@ -307,7 +314,6 @@ impl<'r> Sleeper<'r> {
         fds: &mut [libc::pollfd],
         deadline: Option<Instant>,
         mask: Option<u64>,
-        me: u64,
     ) -> Option<Woken> {
         let role = self.rt.role();
         let now = sys::monotonic_now();
@@ -317,9 +323,9 @@ impl<'r> Sleeper<'r> {
             0 => role.deputy.load(Ordering::Acquire),
             holder => holder,
         };
-        if self.is_deputy(me) {
+        if self.is_deputy() {
             at_most(DEPUTY_TICK);
-        } else if watcher != 0 && watcher >> 32 != me >> 32 {
+        } else if watcher != 0 && watcher >> 32 != self.me >> 32 {
             at_most(if companion::is_there(self.rt) { SECOND_CHECK } else { LEASE_CHECK });
         }
         role.sleepers.fetch_add(1, Ordering::AcqRel);
@@ -346,9 +352,9 @@ impl<'r> Sleeper<'r> {
     }
 
     /// The deputy leaves. If the role is vacant and others sleep, one of them looks after it.
-    fn resign(&self, me: u64) {
+    fn resign(&self) {
         let role = self.rt.role();
-        let _ = role.deputy.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Acquire);
+        let _ = role.deputy.compare_exchange(self.me, 0, Ordering::AcqRel, Ordering::Acquire);
         companion::nobody_watches(self.rt);
         if role.holder.load(Ordering::Acquire) == 0
             && role.sleepers.load(Ordering::Acquire) > 0
@@ -435,12 +441,6 @@ impl Drop for Watch<'_> {
 /// This thread, as the role's holder.
 fn me() -> u64 {
     (sys::getpid() as u64) << 32 | sys::gettid() as u64
-}
-
-/// The holder's process is gone. (A thread that ends while it drives does not exist: it would have to end inside ppoll.)
-fn is_dead(holder: u64) -> bool {
-    let pid = (holder >> 32) as i32;
-    pid != sys::getpid() && !sys::process_exists(pid)
 }
 
 fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

@@ -23,31 +23,14 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     }
     let mut fault = None;
     let more = flags & libc::MSG_MORE != 0;
-    let mut step = |l: &mut Locked, data: &mut Cursor| send_some(l, id, data, more, &mut fault);
-    // The whole call is one hold of the lock when the buffer takes it all, which is nearly always.
     let mut locked = rt.lock()?;
-    let first = step(&mut locked, &mut data);
-    let nonblocking =
-        flags & libc::MSG_DONTWAIT != 0 || locked.stack().options(id).is_some_and(|o| o.nonblocking);
-    drop(locked);
-    let result = match first {
-        Err(Error::WouldBlock) if nonblocking && data.done == 0 => {
-            // Perhaps the ACK that makes room is in the ring.
-            let mut locked = rt.lock()?;
-            if locked.turn_if_due() { step(&mut locked, &mut data) } else { first }
+    let waiting = waiting_to_send(&mut locked, id)?.or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
+    let result = block::until(locked, &waiting, |l, interrupted| {
+        match send_some(l, id, &mut data, more, &mut fault) {
+            Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
+            other => other,
         }
-        other => other,
-    };
-    let result = match result {
-        Err(Error::WouldBlock) if !nonblocking => {
-            let waiting = waiting_to_send(rt, id)?;
-            block::until(rt, &waiting, |l, interrupted| match step(l, &mut data) {
-                Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
-                other => other,
-            })
-        }
-        other => other.map_err(Errno::from),
-    };
+    });
     if data.done > 0 {
         return Ok(data.done);
     }
@@ -117,25 +100,15 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let how = RecvFlags { peek: flags & libc::MSG_PEEK != 0, discard: flags & libc::MSG_TRUNC != 0 };
     let wait_all = flags & libc::MSG_WAITALL != 0 && data.total > 0;
     let mut fault = None;
-    let mut step = |l: &mut Locked, data: &mut Cursor| recv_some(l, id, data, how, wait_all, &mut fault);
     let mut locked = rt.lock()?;
-    let mut first = step(&mut locked, &mut data);
-    if first == Err(Error::WouldBlock) && locked.turn_if_due() {
-        first = step(&mut locked, &mut data);
-    }
-    let nonblocking =
-        flags & libc::MSG_DONTWAIT != 0 || locked.stack().options(id).is_some_and(|o| o.nonblocking);
-    drop(locked);
-    let result = match first {
-        Err(Error::WouldBlock) if !nonblocking => {
-            let waiting = waiting_to_receive(rt, id, Ready::IN | Ready::RDHUP, false)?;
-            block::until(rt, &waiting, |l, interrupted| match step(l, &mut data) {
-                Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
-                other => other,
-            })
+    let waiting = waiting_to_receive(&mut locked, id, Ready::IN | Ready::RDHUP, false)?
+        .or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
+    let result = block::until(locked, &waiting, |l, interrupted| {
+        match recv_some(l, id, &mut data, how, wait_all, &mut fault) {
+            Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
+            other => other,
         }
-        other => other.map_err(Errno::from),
-    };
+    });
     if data.done > 0 {
         return Ok(data.done);
     }
@@ -360,10 +333,11 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
     while done < got {
         // Taken from the pipe: it has to get into the socket, whatever O_NONBLOCK says.
         let rest = &buffer[done..got];
-        let waiting = block::Waiting { nonblocking: false, ..waiting_to_send(rt, id)? };
+        let mut locked = rt.lock()?;
+        let waiting = block::Waiting { nonblocking: false, ..waiting_to_send(&mut locked, id)? };
         let mut data = Cursor::buffer(rest.as_ptr().cast(), rest.len());
         let mut fault = None;
-        let sent = block::until(rt, &waiting, |l, _| send_some(l, id, &mut data, false, &mut fault));
+        let sent = block::until(locked, &waiting, |l, _| send_some(l, id, &mut data, false, &mut fault));
         done += data.done;
         match sent {
             Err(errno) if errno.0 != libc::EINTR => return if done > 0 { Ok(done) } else { Err(errno) },

@@ -65,8 +65,9 @@ fn wait_until_acknowledged(rt: &Runtime, id: SockId, deadline: Instant) {
         deadline: Some(deadline),
         nonblocking: false,
     };
+    let Ok(locked) = rt.lock() else { return };
     // However it ends, the close goes on.
-    let _ = block::until(rt, &how, |l, _| match l.stack().unsent_bytes(id) {
+    let _ = block::until(locked, &how, |l, _| match l.stack().unsent_bytes(id) {
         Ok((0, _)) | Err(_) => Ok(()),
         Ok(_) => {
             l.stack().watch_acks(id);

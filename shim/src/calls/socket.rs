@@ -237,8 +237,9 @@ pub fn accept(
     if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) != 0 {
         return Err(Errno(libc::EINVAL));
     }
-    let waiting = waiting_to_receive(rt, id, Ready::IN, true)?;
-    let (fd, accepted, connection) = block::until(rt, &waiting, |l, _| {
+    let mut locked = rt.lock()?;
+    let waiting = waiting_to_receive(&mut locked, id, Ready::IN, true)?;
+    let (fd, accepted, connection) = block::until(locked, &waiting, |l, _| {
         let accepted = l.stack().accept_begin(id)?;
         // Under one hold of the lock: a connection is either in the queue or some descriptor's.
         Ok(descriptor_for(l, id, accepted, flags).map(|(fd, connection)| (fd, accepted, connection)))
@@ -297,8 +298,12 @@ fn descriptor_for(
 }
 
 /// How a call that receives waits: O_NONBLOCK, SO_RCVTIMEO.
-pub fn waiting_to_receive(rt: &Runtime, id: SockId, interest: Ready, exclusive: bool) -> Outcome<Waiting> {
-    let mut locked = rt.lock()?;
+pub fn waiting_to_receive(
+    locked: &mut Locked,
+    id: SockId,
+    interest: Ready,
+    exclusive: bool,
+) -> Outcome<Waiting> {
     let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
     Ok(Waiting {
         socket: id,
@@ -310,8 +315,7 @@ pub fn waiting_to_receive(rt: &Runtime, id: SockId, interest: Ready, exclusive: 
 }
 
 /// How a call that sends waits: O_NONBLOCK, SO_SNDTIMEO.
-pub fn waiting_to_send(rt: &Runtime, id: SockId) -> Outcome<Waiting> {
-    let mut locked = rt.lock()?;
+pub fn waiting_to_send(locked: &mut Locked, id: SockId) -> Outcome<Waiting> {
     let o = locked.stack().options(id).ok_or(Errno(libc::EBADF))?;
     Ok(Waiting {
         socket: id,
@@ -348,15 +352,13 @@ pub fn connect(
         }
         _ => Err(Errno(libc::EISCONN)),
     };
-    let nonblocking = locked.stack().options(id).is_some_and(|o| o.nonblocking);
-    drop(locked);
+    let waiting = waiting_to_send(&mut locked, id)?;
     match begun {
-        Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !nonblocking => {}
+        Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !waiting.nonblocking => {}
         other => return other.map(|()| 0),
     }
-    let waiting = waiting_to_send(rt, id)?;
     let timed = waiting.deadline.is_some();
-    let connected = block::until(rt, &waiting, |l, _| match l.stack().connect_result(id) {
+    let connected = block::until(locked, &waiting, |l, _| match l.stack().connect_result(id) {
         Err(Error::Already) => Err(Error::WouldBlock),
         other => other,
     });

@@ -4,8 +4,9 @@
 //! told that this kernel has none, and fall back.
 
 use crate::calls::descriptors;
-use crate::{errno, process};
+use crate::{abi, errno, process};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use engine::sys;
 use redhook::{hook, real};
 
 unsafe extern "C" {
@@ -220,6 +221,26 @@ unsafe fn on_old_ones(_: c_long, _: Arguments) -> Option<c_long> {
     None
 }
 
+/// clone(2) past libc, without CLONE_VM. The child takes locks by libc's calls: it has to be told who it is.
+unsafe fn clone_as_fork(nr: c_long, [a, b, c, d, e, f]: Arguments) -> c_long {
+    let record = sys::ThreadRecord::of_this_thread();
+    if record.is_none() {
+        log::warn!(
+            "a child made by clone(2) cannot use the sockets that it inherits: the kernel does not tell where libc keeps thread numbers"
+        );
+    }
+    let made = || {
+        let pid = unsafe { real!(syscall)(nr, a, b, c, d, e, f) } as libc::pid_t;
+        if pid == 0
+            && let Some(record) = &record
+        {
+            record.renew();
+        }
+        pid
+    };
+    process::fork(made).into()
+}
+
 /// Whether a call hands out a number: what the table says of it is old.
 fn gives_number(nr: c_long) -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -273,8 +294,9 @@ hook! {
                     0
                 }
                 // A fork by another name; a thread (CLONE_VM) is none.
-                libc::SYS_clone if a & c_long::from(libc::CLONE_VM) == 0 => {
-                    process::fork(|| real!(syscall)(nr, a, b, c, d, e, f) as libc::pid_t).into()
+                libc::SYS_clone if a & c_long::from(libc::CLONE_VM) == 0 => clone_as_fork(nr, arguments),
+                libc::SYS_clone3 if abi::read(a as *const u64).is_ok_and(|f| f & libc::CLONE_VM as u64 == 0) => {
+                    clone_as_fork(nr, arguments)
                 }
                 _ => {
                     let result = real!(syscall)(nr, a, b, c, d, e, f);

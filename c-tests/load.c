@@ -1,0 +1,168 @@
+/* An epoll server, and clients that keep it busy: for measurements.
+ *
+ *   load server PORT
+ *   load client ADDRESS PORT CONNECTIONS SECONDS      prints requests a second and latencies in microseconds
+ *   load visits ADDRESS PORT SECONDS                  a connection for each request: the same figures
+ *   load idle ADDRESS PORT CONNECTIONS                opens them, says so, and waits for the end of its input
+ *
+ * Requests are 64 bytes, replies 200; each connection has one under way. */
+#include "t.h"
+
+enum { REQUEST = 64, REPLY = 200 };
+
+static void add(int ep, int fd) {
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+}
+
+static void server(int port) {
+    int l = tcp(), on = 1, ep = epoll_create1(0);
+    struct sockaddr_in a = ADDR(port);
+    a.sin_addr.s_addr = INADDR_ANY;
+    MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    MUST(bind(l, SA(a)));
+    MUST(listen(l, 1024));
+    add(ep, nonblocking(l));
+    puts("listening");
+    fflush(stdout);
+    for (;;) {
+        struct epoll_event out[256];
+        int n = epoll_wait(ep, out, 256, -1);
+        for (int i = 0; i < n; i++) {
+            int fd = out[i].data.fd;
+            if (fd == l) {
+                int s;
+                while ((s = accept4(l, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
+                    setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+                    add(ep, s);
+                }
+                continue;
+            }
+            char b[4096];
+            ssize_t got = read(fd, b, sizeof b);
+            if (got > 0 && write(fd, b, REPLY) != REPLY)
+                got = 0;
+            if (got == 0 || (got < 0 && errno != EAGAIN))
+                close(fd);
+        }
+    }
+}
+
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static void tell(uint32_t *took, size_t samples, size_t requests, uint64_t ns) {
+    qsort(took, samples, sizeof *took, by_size);
+    if (samples == 0)
+        die("not one answer");
+    printf("%.0f %.1f %.1f\n", requests / (ns / 1e9), took[samples / 2] / 1e3, took[samples * 99 / 100] / 1e3);
+}
+
+static void client(const char *address, int port, int connections, double seconds) {
+    static uint32_t took[4 << 20];
+    size_t requests = 0, samples = 0;
+    uint64_t *sent = calloc(65536, sizeof *sent);
+    int ep = epoll_create1(0), on = 1;
+    struct sockaddr_in a = ADDR(port);
+    inet_pton(AF_INET, address, &a.sin_addr);
+    char b[4096] = {0};
+    for (int i = 0; i < connections; i++) {
+        int c = tcp();
+        MUST(connect(c, SA(a)));
+        MUST(setsockopt(c, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
+        add(ep, c);
+        sent[c] = now_ns();
+        MUST(write(c, b, REQUEST));
+    }
+    uint64_t begin = now_ns(), end = begin + seconds * 1e9, now = begin;
+    while (now < end) {
+        struct epoll_event out[256];
+        int n = epoll_wait(ep, out, 256, 1000);
+        now = now_ns();
+        for (int i = 0; i < n; i++) {
+            int c = out[i].data.fd;
+            if (read(c, b, sizeof b) != REPLY)
+                die("a reply");
+            now = now_ns();
+            if (samples < sizeof took / sizeof *took)
+                took[samples++] = now - sent[c];
+            requests++;
+            sent[c] = now;
+            MUST(write(c, b, REQUEST));
+        }
+    }
+    tell(took, samples, requests, now - begin);
+}
+
+/* Four at a time, so that neither end waits for the other. */
+static void visits(const char *address, int port, double seconds) {
+    enum { AT_ONCE = 4 };
+    static uint32_t took[4 << 20];
+    uint64_t begin = now_ns(), end = begin + seconds * 1e9, now = begin;
+    size_t requests = 0, samples = 0;
+    struct sockaddr_in a = ADDR(port);
+    inet_pton(AF_INET, address, &a.sin_addr);
+    char b[4096] = {0};
+    while (now < end) {
+        int c[AT_ONCE];
+        uint64_t started = now_ns();
+        for (int i = 0; i < AT_ONCE; i++) {
+            c[i] = tcp();
+            MUST(connect(c[i], SA(a)));
+            MUST(write(c[i], b, REQUEST));
+        }
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (readn(c[i], b, REPLY) != REPLY)
+                die("a reply");
+            /* A reset leaves no TIME_WAIT behind, and so the ports suffice. */
+            struct linger at_once = {1, 0};
+            MUST(setsockopt(c[i], SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once));
+            close(c[i]);
+        }
+        now = now_ns();
+        requests += AT_ONCE;
+        if (samples < sizeof took / sizeof *took)
+            took[samples++] = (now - started) / AT_ONCE;
+    }
+    tell(took, samples, requests, now - begin);
+}
+
+static void idle(const char *address, int port, int connections) {
+    struct sockaddr_in a = ADDR(port);
+    inet_pton(AF_INET, address, &a.sin_addr);
+    char b[REPLY] = {0};
+    for (int i = 0; i < connections; i++) {
+        int c = tcp();
+        MUST(connect(c, SA(a)));
+        MUST(write(c, b, REQUEST));
+        if (readn(c, b, REPLY) != REPLY)
+            die("a reply");
+    }
+    puts("connected");
+    fflush(stdout);
+    if (read(0, b, 1) < 0)
+        die("read");
+}
+
+int main(int argc, char **argv) {
+    signal(SIGPIPE, SIG_IGN);
+    if (argc == 3 && !strcmp(argv[1], "server"))
+        server(atoi(argv[2]));
+    else if (argc == 6 && !strcmp(argv[1], "client"))
+        client(argv[2], atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
+    else if (argc == 5 && !strcmp(argv[1], "visits"))
+        visits(argv[2], atoi(argv[3]), atof(argv[4]));
+    else if (argc == 5 && !strcmp(argv[1], "idle"))
+        idle(argv[2], atoi(argv[3]), atoi(argv[4]));
+    else
+        return 2;
+    return 0;
+}
