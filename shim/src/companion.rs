@@ -24,7 +24,10 @@ use std::ffi::{CString, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-/// A start that was begun by a process which then died, or a companion that has not come up, is given up after this time.
+/// A companion that lives less than this lives short; after this many of them one after the other no more are started.
+const SHORT_US: u64 = 1_000_000;
+const SHORT_LIVES: u32 = 10;
+/// A start that was begun by a process which then died is given up after this time.
 const PATIENCE_US: u64 = 2_000_000;
 /// How long another family's companion has for its answer.
 const ANSWER: Duration = Duration::from_millis(500);
@@ -38,11 +41,14 @@ pub fn ensure(rt: &Runtime) {
     let due = match old {
         state::NONE => true,
         state::STARTING => since > PATIENCE_US,
-        state::STARTED if words.has_died() => true,
-        state::STARTED if words.pid.load(Ordering::Acquire) == 0 && since > PATIENCE_US => {
-            words.state.store(state::UNAVAILABLE, Ordering::Release);
-            log::warn!("the companion has not come up: {WITHOUT}");
-            return;
+        state::STARTED if words.has_died() => {
+            if since > SHORT_US {
+                words.short_lives.store(0, Ordering::Release);
+            } else if words.short_lives.fetch_add(1, Ordering::AcqRel) >= SHORT_LIVES {
+                give_up(rt, "it dies again and again");
+                return;
+            }
+            true
         }
         _ => false,
     };
@@ -61,14 +67,27 @@ pub fn ensure(rt: &Runtime) {
     }
     match start(rt) {
         Ok(()) => words.state.store(state::STARTED, Ordering::Release),
-        Err(why) => {
-            words.state.store(state::UNAVAILABLE, Ordering::Release);
-            log::info!("no companion ({why}): {WITHOUT}");
-        }
+        Err(why) => give_up(rt, &why),
     }
     if old == state::STARTED {
         log::info!("the companion was gone, and another was started");
     }
+}
+
+/// There will be none.
+fn give_up(rt: &Runtime, why: &str) {
+    rt.words().companion.state.store(state::UNAVAILABLE, Ordering::Release);
+    log::warn!("no companion ({why}): {WITHOUT}");
+}
+
+/// Whether it has come up, or still may; for those who are about to rely on it. It has its socket from its start to its end.
+pub fn can_be_relied_on(rt: &Runtime) -> bool {
+    let words = &rt.words().companion;
+    if is_there(rt) && words.pid.load(Ordering::Acquire) == 0 {
+        // Says so itself if nobody has the socket.
+        let _ = connected(rt);
+    }
+    is_there(rt)
 }
 
 /// The companion that has this process's guards.
@@ -89,11 +108,13 @@ fn look_after(rt: &Runtime) {
     if words.has_died() {
         ensure(rt);
     }
-    if words.state.load(Ordering::Acquire) == state::STARTED {
-        let generation = words.generation.load(Ordering::Acquire);
-        if INTRODUCED.swap(generation, Ordering::AcqRel) != generation {
-            crate::portguard::introduce(rt);
-        }
+    let state = words.state.load(Ordering::Acquire);
+    let generation = words.generation.load(Ordering::Acquire);
+    if state != state::STARTING
+        && INTRODUCED.swap(generation, Ordering::AcqRel) != generation
+        && state == state::STARTED
+    {
+        crate::portguard::introduce(rt);
     }
 }
 
@@ -306,7 +327,13 @@ fn connected(rt: &Runtime) -> Result<RawFd, i32> {
     if known != 0 && (known >> 32) as u32 == generation {
         return Ok(known as u32 as RawFd - 1);
     }
-    let fd = sys::move_high(messages::connect(words.name.load(Ordering::Acquire))?)?;
+    let fd = match messages::connect(words.name.load(Ordering::Acquire)) {
+        Err(libc::ECONNREFUSED) if words.pid.load(Ordering::Acquire) == 0 => {
+            give_up(rt, "it has not come up");
+            return Err(libc::ECONNREFUSED);
+        }
+        other => sys::move_high(other?)?,
+    };
     let new = u64::from(generation) << 32 | (fd as u64 + 1);
     if CONNECTION.compare_exchange(known, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
         let _ = sys::close(fd);

@@ -382,7 +382,7 @@ pub fn goodbye() {
             // Somebody must watch.
             locked.stack().wake_any(None);
         }
-    } else if !companion::is_there(rt) {
+    } else if !companion::can_be_relied_on(rt) {
         last_of_family(rt);
     } else if let Ok(mut locked) = rt.lock() {
         // What is not done yet the companion does, and writes them then.

@@ -176,7 +176,9 @@ pub struct CompanionWords {
     pub secret: [AtomicU64; 2],
     /// The counters were written (TCPRELOAD_STATS).
     pub stats_written: AtomicU32,
-    _spare: [AtomicU32; 7],
+    /// Companions that have died soon after their start, one after the other.
+    pub short_lives: AtomicU32,
+    _spare: [AtomicU32; 6],
 }
 
 impl CompanionWords {

@@ -16,6 +16,7 @@ pub struct Watched {
 impl Companion {
     /// Watches those that have come, and closes what those held that have ended.
     pub fn look_after_processes(&mut self) {
+        self.several = self.seat.words().processes().filter(|p| !p.is_leaving).nth(1).is_some();
         let there: Vec<Process> = self.seat.words().processes().filter(|p| p.pid != 0).collect();
         for process in &there {
             let known = self.watched.get(&process.holder).is_some_and(|w| w.pid == process.pid);
@@ -31,7 +32,7 @@ impl Companion {
         }
         // An expected child whose parent has ended, before it could say who it is, never was or has ended as well.
         for process in there.iter().filter(|p| p.is_expected) {
-            if !sys::process_lives(process.pid as i32) {
+            if !lives(process.pid as i32) {
                 self.ended(*process);
             }
         }
@@ -74,18 +75,21 @@ impl Companion {
                 let _ = word.compare_exchange(holder, 0, Ordering::AcqRel, Ordering::Acquire);
             }
         }
-        let event_fds = self.seat.visit(|stack, now| {
+        self.seat.visit_with_words(|stack, now, words| {
             stack.release_process(now, process.holder);
-            let event_fds = if process.is_expected { 0 } else { stack.waiters_of_process_gone(pid) };
+            if !process.is_expected {
+                let event_fds = stack.waiters_of_process_gone(pid);
+                words.role.event_fds.fetch_and(!event_fds, Ordering::AcqRel);
+            }
+            // Counted by threads that may have been killed: made right where it is known what is right.
+            if stack.waiter_count() == 0 {
+                words.role.sleepers.store(0, Ordering::Release);
+            }
+            words.role.busy.store(0, Ordering::Release);
+            words.process_is_gone(process.holder);
             // Others go on: somebody must watch.
             stack.wake_any(None);
-            event_fds
         });
-        let words = self.seat.words();
-        if let Some(event_fds) = event_fds {
-            words.role.event_fds.fetch_and(!event_fds, Ordering::AcqRel);
-        }
-        words.process_is_gone(process.holder);
     }
 
     /// Execs that have happened: the pipe's other end is closed.
@@ -112,6 +116,14 @@ impl Companion {
                 self.seat.words().process_leaves(holder);
             }
         }
+    }
+}
+
+/// It may not be seen where /proc is not, or is another's.
+fn lives(pid: i32) -> bool {
+    match sys::process_stat(pid) {
+        Some((state, _)) => !matches!(state, b'Z' | b'X'),
+        None => sys::process_exists(pid),
     }
 }
 

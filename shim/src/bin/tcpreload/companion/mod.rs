@@ -42,8 +42,11 @@ pub const ARGUMENT: &str = "--companion";
 const TICK_US: u64 = 4_000;
 /// A driver that has waited for this long is one that waits.
 const SETTLED_US: u64 = 20_000;
-/// How often it looks, in a family of several processes, whether the driver has been stopped.
+/// How often it looks, in a family of several processes, whether the driver has been stopped: while the family was active
+/// lately, and after that.
 const STOPPED_US: u64 = 100_000;
+const STOPPED_IDLE_US: u64 = 1_000_000;
+const IDLE_US: u64 = 10_000_000;
 
 /// How long it takes to finish what is owed when it was asked to end.
 const GRACE_US: u64 = 10_000_000;
@@ -64,6 +67,8 @@ struct Companion {
     listening: RawFd,
     connections: Vec<Connection>,
     watched: BTreeMap<u32, Watched>,
+    /// The family has more than one process.
+    several: bool,
     /// Execs under way: whose, and the pipe that ends with it.
     execs: Vec<(u32, RawFd)>,
     guards: Vec<(PortId, RawFd)>,
@@ -132,6 +137,7 @@ impl Companion {
             listening: descriptors.listening,
             connections: Vec::new(),
             watched: BTreeMap::new(),
+            several: false,
             execs: Vec::new(),
             guards: Vec::new(),
             given: Vec::new(),
@@ -215,11 +221,11 @@ impl Companion {
             if quiet_us < SETTLED_US {
                 return Mode::Sleep { how: sleep::LIGHT, at_most_us: Some(TICK_US) };
             }
-            let several = self.watched.len() > 1;
-            if several && self.is_driver_stopped(is_new) {
+            if self.several && self.is_driver_stopped(is_new) {
                 return Mode::Watch;
             }
-            return Mode::Sleep { how: sleep::DEEP, at_most_us: several.then_some(STOPPED_US) };
+            let look_us = if quiet_us < IDLE_US { STOPPED_US } else { STOPPED_IDLE_US };
+            return Mode::Sleep { how: sleep::DEEP, at_most_us: self.several.then_some(look_us) };
         }
         self.waited = false;
         if quiet_us < TICK_US {

@@ -88,11 +88,15 @@ impl Seat {
 
     /// Does something to the stack, and sends what comes of it. `None`: the lock is broken for good.
     pub fn visit<T>(&mut self, act: impl FnOnce(&mut Stack, Instant) -> T) -> Option<T> {
+        self.visit_with_words(|stack, now, _| act(stack, now))
+    }
+
+    pub fn visit_with_words<T>(&mut self, act: impl FnOnce(&mut Stack, Instant, &Words) -> T) -> Option<T> {
         let mut act = Some(act);
         let mut result = None;
-        self.rounds(false, |stack, now, _| {
+        self.rounds(false, |stack, now, words| {
             if let Some(act) = act.take() {
-                result = Some(act(stack, now));
+                result = Some(act(stack, now, words));
             }
         });
         result
