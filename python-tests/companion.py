@@ -4,6 +4,7 @@ import ctypes
 import json
 import mmap
 import os
+import re
 import signal
 import socket
 import struct
@@ -231,9 +232,13 @@ def companion_killed():
         c = connection(line)
         echo(c)
         os.kill(first[0], signal.SIGKILL)
-        for _ in range(5):
+
+        def another():
             echo(c)
-        second = eventually("another companion", lambda: [pid for pid in companions(line.server) if pid != first[0]])
+            return [pid for pid in companions(line.server) if pid != first[0]]
+
+        # Each echo is a call of the program's; it takes a moment until who was killed is dead.
+        second = eventually("another companion", another)
         echo(c)
         d = connection(line)
         echo(d)
@@ -450,6 +455,49 @@ def stopped():
         return ", ".join(f"{wait * 1000:.0f} ms" for wait in waits)
 
 
+def switches(pid):
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1])
+
+
+def cheap():
+    """Under load the companion looks a few hundred times a second, and does not wake for a packet."""
+    with net.Line() as line:
+        binary, seconds = stage().program("echo"), 3
+        side = Side(line.server, [binary, "server", "7000"], True)
+        side.wait_for_line()
+        pid = eventually("a companion", lambda: companions(line.server))[0]
+        notes = []
+        for connections in (1, 64):
+            before = switches(pid)
+            output = line.client.output(binary, "client", line.server_address, 7000, connections, seconds)
+            woken, rate = (switches(pid) - before) / seconds, float(output.split()[0])
+            notes.append(f"{rate:.0f} requests/s, {woken:.0f} wake-ups/s")
+            if woken > 400:
+                raise Failed(notes[-1])
+        side.stop()
+        return "; ".join(notes)
+
+
+def asked_to_end():
+    """SIGTERM to all of a service: the companion goes after the program, and leaves nobody in TIME-WAIT to wait for."""
+    with net.Line() as line:
+        server = echo_server(line)
+        c = connection(line)
+        echo(c)
+        pid = companions(line.server)[0]
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.1)
+        echo(c)
+        if companions(line.server) != [pid]:
+            raise Failed("it has not stayed with the family")
+        server.kill(signal.SIGTERM)
+        server.process.communicate()
+        if not ends(c):
+            raise Failed("the connection has not ended")
+        c.close()
+        eventually("nobody is there", lambda: not line.server.inhabitants())
+
+
 def alone():
     """The library without the program beside it: the family does without, and says so in the log."""
     with net.Namespace() as namespace:
@@ -472,6 +520,7 @@ def tests(full=False):
         ("death in the lock", death_in_the_lock), ("companion killed", companion_killed),
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
-        ("computing", computing), ("driver stopped", stopped), ("no companion", alone),
+        ("computing", computing), ("driver stopped", stopped), ("companion under load", cheap),
+        ("asked to end", asked_to_end), ("no companion", alone),
     ]
     return [Test(name, "tcpreload", run) for name, run in scenarios]
