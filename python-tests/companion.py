@@ -137,7 +137,8 @@ class Load:
     """Connections that come, are echoed to, and go, until told to stop. Failures are counted: whoever is killed takes some along."""
 
     def __init__(self, line, threads=4):
-        self.line, self.stopping, self.good, self.bad = line, False, 0, 0
+        self.line, self.stopping = line, False
+        self.good = self.bad = self.hung = 0
         self.threads = [threading.Thread(target=self.run) for _ in range(threads)]
         for thread in self.threads:
             thread.start()
@@ -149,8 +150,9 @@ class Load:
                     for _ in range(20):
                         echo(c)
                         self.good += 1
-            except (OSError, Failed):
+            except (OSError, Failed) as why:
                 self.bad += 1
+                self.hung += isinstance(why, TimeoutError)
                 time.sleep(0.01)
 
     def stop(self):
@@ -215,6 +217,8 @@ def death_in_the_lock():
             eventually("two workers", lambda: len(children(server.process.pid)) == 2)
             good = load.good
             eventually("echoes after the last death", lambda: load.good > good + 200, 10)
+        if load.hung:
+            raise Failed(f"{load.hung} connections were neither served nor ended")
         recovered = server.counters().get("TcpreloadLockRecovered", 0)
         with connection(line) as c:
             echo(c)

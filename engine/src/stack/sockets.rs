@@ -425,7 +425,7 @@ impl Stack {
             return Err(Error::Invalid);
         }
         let conn = s.accept_queue.pop_front(&mut self.conns).ok_or(Error::WouldBlock)?;
-        self.conns[conn].listener = None;
+        // It keeps its listener until it has a socket: whoever dies in between leaves it in the queue.
         Ok(Accepted { conn, listener: id, tuple: self.conns[conn].tuple })
     }
 
@@ -451,6 +451,7 @@ impl Stack {
         };
         let conn = self.conns.get_mut(accepted.conn).ok_or(Error::ConnectionAborted)?;
         conn.socket = Some(id);
+        conn.listener = None;
         let s = &mut self.sockets[id];
         s.options = options;
         // sk_clone: all but the priority is the listener's.
@@ -474,7 +475,10 @@ impl Stack {
                 l.accept_queue.push_front(&mut self.conns, accepted.conn);
                 self.notify(accepted.listener, Ready::IN);
             }
-            _ => self.close_conn(Instant::from_us(1), accepted.conn, true),
+            _ => {
+                conn.listener = None;
+                self.close_conn(Instant::from_us(1), accepted.conn, true);
+            }
         }
     }
 
@@ -806,8 +810,15 @@ impl Stack {
     /// its socket does not know is nobody's.
     pub(super) fn reset_broken(&mut self, now: Instant) {
         for id in self.conns.ids().collect::<Vec<_>>() {
-            let owner = self.conns[id].socket;
-            let strays = owner.is_some_and(|s| self.sockets.get(s).is_none_or(|s| s.conn != Some(id)));
+            let conn = &self.conns[id];
+            let strays = match conn.socket {
+                Some(s) => self.sockets.get(s).is_none_or(|s| s.conn != Some(id)),
+                // Begun, and not yet in a queue; or taken out of one.
+                None => {
+                    let ends = conn.tcb.is_orphan() || conn.tcb.state() == State::TimeWait;
+                    !ends && conn.listener.is_none_or(|l| self.sockets.get(l).is_none())
+                }
+            };
             if strays {
                 self.close_conn(now, id, true);
             }

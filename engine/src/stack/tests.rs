@@ -595,3 +595,22 @@ fn a_port_that_was_given_away_keeps_its_connections() {
     n.settle();
     assert_eq!(n.a.stack.connect_result(stranger), Err(Error::Already));
 }
+
+/// Between its place in the queue and its socket, a connection is not lost.
+#[test]
+fn a_death_in_accept_leaves_the_connection_in_the_queue() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let c = n.connect(80);
+    n.settle();
+    assert_eq!(n.a.stack.connect_result(c), Ok(()));
+    n.b.stack.work_begins();
+    n.b.stack.accept_begin(l).unwrap();
+    let now = n.time();
+    n.b.stack.repair(now);
+    n.b.stack.check();
+    let s = n.b.accept(l).unwrap();
+    n.a.stack.send(now, c, &[b"served"], SendFlags::default()).unwrap();
+    n.settle();
+    assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"served");
+}
