@@ -98,6 +98,19 @@ pub fn listen(fd: RawFd, backlog: c_int) -> SysResult<()> {
     unsafe { sys!(SYS_listen, fd, backlog) }.map(drop)
 }
 
+/// accept4(2): closed on exec, and never waiting.
+pub fn accept(fd: RawFd) -> SysResult<RawFd> {
+    // SAFETY: no pointers: nobody asks for the address.
+    unsafe { sys!(SYS_accept4, fd, 0, 0, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) }.map(fd_of)
+}
+
+/// SO_PEERCRED: the user at the other end of a connected Unix socket.
+pub fn peer_user(fd: RawFd) -> SysResult<u32> {
+    let mut credentials = [0u8; 12];
+    getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut credentials)?;
+    Ok(u32::from_ne_bytes(core::array::from_fn(|i| credentials[4 + i])))
+}
+
 pub fn shutdown(fd: RawFd, how: c_int) -> SysResult<()> {
     // SAFETY: no pointers.
     unsafe { sys!(SYS_shutdown, fd, how) }.map(drop)
@@ -176,6 +189,61 @@ pub fn socket_cookie(fd: RawFd) -> SysResult<u64> {
 pub unsafe fn sendmsg(fd: RawFd, message: &libc::msghdr, flags: c_int) -> SysResult<usize> {
     // SAFETY: the caller's contract.
     unsafe { sys!(SYS_sendmsg, fd, core::ptr::from_ref(message), flags) }
+}
+
+/// Sends bytes and descriptors over a connected Unix socket, without waiting and without SIGPIPE.
+pub fn send_with_fds(fd: RawFd, data: &[u8], fds: &[RawFd]) -> SysResult<()> {
+    let head = size_of::<libc::cmsghdr>();
+    // Words, so that the header in it is aligned.
+    let mut control = vec![0u64; (head + size_of_val(fds)).div_ceil(8)];
+    // SAFETY: room for a header and the descriptors behind it.
+    unsafe {
+        let at = control.as_mut_ptr().cast::<libc::cmsghdr>();
+        (*at).cmsg_len = (head + size_of_val(fds)) as _;
+        (*at).cmsg_level = libc::SOL_SOCKET;
+        (*at).cmsg_type = libc::SCM_RIGHTS;
+        core::ptr::copy_nonoverlapping(fds.as_ptr().cast::<u8>(), at.add(1).cast(), size_of_val(fds));
+    }
+    let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: all zero is a value of it.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if !fds.is_empty() {
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = (control.len() * 8) as _;
+    }
+    // SAFETY: every pointer leads to a local or to the slices.
+    unsafe { sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) }.map(drop)
+}
+
+/// Receives bytes and up to `most` descriptors, closed on exec, without waiting.
+pub fn recv_with_fds(fd: RawFd, data: &mut [u8], most: usize) -> SysResult<(usize, Vec<RawFd>)> {
+    let head = size_of::<libc::cmsghdr>();
+    let mut control = vec![0u64; (head + most * size_of::<RawFd>()).div_ceil(8)];
+    let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: all zero is a value of it.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = (control.len() * 8) as _;
+    // SAFETY: every pointer leads to a local or to the slice.
+    let n = unsafe { recvmsg(fd, &mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) }?;
+    let mut fds = Vec::new();
+    if message.msg_controllen as usize >= head {
+        // SAFETY: the kernel has written a header, and `cmsg_len` bytes with it, within the room.
+        unsafe {
+            let at = control.as_ptr().cast::<libc::cmsghdr>();
+            let rights = ((*at).cmsg_level, (*at).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS);
+            let count = ((*at).cmsg_len as usize - head) / size_of::<RawFd>();
+            if rights {
+                let first = at.add(1).cast::<RawFd>();
+                fds.extend((0..count.min(most)).map(|n| first.add(n).read_unaligned()));
+            }
+        }
+    }
+    Ok((n, fds))
 }
 
 /// # Safety
@@ -476,19 +544,92 @@ pub fn process_exists(pid: i32) -> bool {
     !matches!(unsafe { sys!(SYS_kill, pid, 0) }, Err(libc::ESRCH))
 }
 
+/// What /proc says of a process: its state, and when it was started, in ticks since boot. `None`: there is none.
+pub fn process_stat(pid: i32) -> Option<(u8, u64)> {
+    let path = std::ffi::CString::new(format!("/proc/{pid}/stat")).ok()?;
+    let fd = open(&path, libc::O_RDONLY | libc::O_CLOEXEC).ok()?;
+    let mut stat = [0u8; 1024];
+    let n = read(fd, &mut stat);
+    let _ = close(fd);
+    let stat = &stat[..n.ok()?];
+    // The state follows the name, which is in brackets and may hold anything; the start is the 20th word from there.
+    let after = stat.iter().rposition(|&b| b == b')')? + 2;
+    let mut words = stat.get(after..)?.split(|&b| b == b' ');
+    let state = *words.next()?.first()?;
+    let started = core::str::from_utf8(words.nth(18)?).ok()?.parse().ok()?;
+    Some((state, started))
+}
+
 /// Whether a process of that number runs, or could: one that has ended and is not waited for yet does not.
 pub fn process_lives(pid: i32) -> bool {
-    let mut path = [0u8; 32];
-    let text = format_args!("/proc/{pid}/stat").to_string();
-    path[..text.len()].copy_from_slice(text.as_bytes());
-    let Ok(path) = CStr::from_bytes_until_nul(&path) else { return process_exists(pid) };
-    let Ok(fd) = open(path, libc::O_RDONLY | libc::O_CLOEXEC) else { return false };
-    let mut stat = [0u8; 256];
-    let n = read(fd, &mut stat).unwrap_or(0);
-    let _ = close(fd);
-    // The state follows the name, which is in brackets and may hold anything.
-    let state = stat[..n].iter().rposition(|&b| b == b')').and_then(|at| stat.get(at + 2)).copied();
-    !matches!(state, None | Some(b'Z' | b'X'))
+    process_stat(pid).is_some_and(|(state, _)| !matches!(state, b'Z' | b'X'))
+}
+
+/// A descriptor that is readable when the process has ended.
+pub fn pidfd_open(pid: i32) -> SysResult<RawFd> {
+    // SAFETY: no pointers.
+    unsafe { sys!(SYS_pidfd_open, pid, 0) }.map(fd_of)
+}
+
+/// Takes a child that was made with no signal to tell of its end; other waits do not see it.
+pub fn wait_for_clone(pid: i32) {
+    // SAFETY: no pointers: nobody asks for the status.
+    while unsafe { sys!(SYS_wait4, pid, 0, libc::__WCLONE, 0) } == Err(libc::EINTR) {}
+}
+
+/// Replaces the signal mask of this thread, and gives the old one.
+pub fn signal_mask(mask: u64) -> u64 {
+    let mut old = 0u64;
+    // SAFETY: both masks are locals of the size that is given.
+    let _ = unsafe { sys!(SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, 8) };
+    old
+}
+
+/// Blocks these signals and gives a descriptor that is readable when one of them is pending.
+pub fn signalfd(mask: u64) -> SysResult<RawFd> {
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: the mask is a local of the size that is given.
+    let fd = unsafe { sys!(SYS_signalfd4, -1isize, &raw const mask, 8, flags) }?;
+    signal_mask(mask);
+    Ok(fd_of(fd))
+}
+
+/// prctl(2) of the commands that take a number.
+pub fn prctl(command: c_int, value: usize) -> SysResult<usize> {
+    // SAFETY: callers use commands without pointers.
+    unsafe { sys!(SYS_prctl, command, value, 0, 0, 0) }
+}
+
+/// PR_GET_CHILD_SUBREAPER.
+pub fn is_subreaper() -> bool {
+    let mut is: c_int = 0;
+    // SAFETY: the kernel writes an int.
+    unsafe { sys!(SYS_prctl, libc::PR_GET_CHILD_SUBREAPER, &raw mut is, 0, 0, 0) }.is_ok() && is != 0
+}
+
+/// setsid(2).
+pub fn new_session() {
+    // SAFETY: no pointers. A leader of a group already has what it wants.
+    let _ = unsafe { sys!(SYS_setsid) };
+}
+
+/// chdir(2).
+pub fn change_directory(path: &CStr) -> SysResult<()> {
+    // SAFETY: the path ends with NUL.
+    unsafe { sys!(SYS_chdir, path.as_ptr()) }.map(drop)
+}
+
+/// execve(2); the errno, if it returns.
+///
+/// # Safety
+/// `argv` and `envp` are arrays of strings that end with a null pointer.
+pub unsafe fn execve(
+    path: &CStr,
+    argv: *const *const core::ffi::c_char,
+    envp: *const *const core::ffi::c_char,
+) -> i32 {
+    // SAFETY: the caller's contract.
+    unsafe { sys!(SYS_execve, path.as_ptr(), argv, envp) }.map_or_else(|errno| errno, |_| 0)
 }
 
 /// Fills `out` with randomness; false when the kernel has none (before it is seeded).

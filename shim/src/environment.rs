@@ -4,6 +4,7 @@
 //! added, with the settings in TCPRELOAD_*. One that says LD_PRELOAD itself is obeyed: a list of other libraries gets ours in
 //! front, and the empty value turns it off (`LD_PRELOAD= PROGRAM`).
 
+use crate::companion::{FAMILY, FamilyName};
 use core::ffi::{CStr, c_char};
 use std::ffi::CString;
 
@@ -22,22 +23,31 @@ impl Kept {
     }
 }
 
-/// What to pass on in the place of `envp`; `None`: as it is.
+/// What to pass on in the place of `envp`; `None`: as it is. `family`: what the new program finds as TCPRELOAD_FAMILY; what this
+/// one found there is not passed on.
 ///
 /// # Safety
 /// `envp` is null or an environment: an array of strings with a null at its end.
-pub unsafe fn kept(envp: *const *const c_char) -> Option<Kept> {
+pub unsafe fn kept(envp: *const *const c_char, family: Option<&str>) -> Option<Kept> {
     // SAFETY: as the caller vouches for.
     let given: Vec<&CStr> = unsafe { strings(envp) };
     let library = own_path()?;
     let mine: Vec<(CString, CString)> = std::env::vars_os()
-        .filter(|(name, _)| name.as_encoded_bytes().starts_with(SETTINGS))
+        .filter(|(name, _)| name.as_encoded_bytes().starts_with(SETTINGS) && name != FAMILY)
         .filter_map(|(n, v)| {
             Some((CString::new(n.into_encoded_bytes()).ok()?, CString::new(v.into_encoded_bytes()).ok()?))
         })
         .collect();
-    let own = additions(&given, library, &mine)?;
-    let old = given.iter().filter(|s| !(own[0].0 && s.to_bytes().starts_with(PRELOAD))).map(|s| s.as_ptr());
+    let mut own = additions(&given, library, &mine).unwrap_or_default();
+    let stale =
+        |s: &CStr| s.to_bytes().strip_prefix(FAMILY.as_bytes()).is_some_and(|rest| rest.starts_with(b"="));
+    if own.is_empty() && family.is_none() && !given.iter().any(|s| stale(s)) {
+        return None;
+    }
+    let replaced = own.first().is_some_and(|first| first.0);
+    own.extend(family.and_then(|name| Some((false, CString::new(format!("{FAMILY}={name}")).ok()?))));
+    let goes = |s: &CStr| stale(s) || (replaced && s.to_bytes().starts_with(PRELOAD));
+    let old = given.iter().filter(|s| !goes(s)).map(|s| s.as_ptr());
     let mut list: Vec<*const c_char> = old.collect();
     list.extend(own.iter().map(|(_, s)| s.as_ptr()));
     list.push(core::ptr::null());
@@ -92,8 +102,33 @@ unsafe fn strings<'a>(envp: *const *const c_char) -> Vec<&'a CStr> {
     all
 }
 
+/// What this program found as TCPRELOAD_FAMILY.
+pub fn family() -> Option<FamilyName> {
+    // Nothing is allocated before it is found: the first call of a program may be its allocator's own.
+    // SAFETY: the program's environment, which libc keeps: null, or strings up to a null.
+    let mut at = unsafe { environ };
+    while !at.is_null() {
+        // SAFETY: up to the null, which comes last.
+        let string = unsafe { at.read() };
+        if string.is_null() {
+            break;
+        }
+        // SAFETY: a string, as above.
+        let text = unsafe { CStr::from_ptr(string) }.to_bytes();
+        if let Some(value) = text.strip_prefix(FAMILY.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) {
+            return FamilyName::parse(core::str::from_utf8(value).ok()?);
+        }
+        at = at.wrapping_add(1);
+    }
+    None
+}
+
+unsafe extern "C" {
+    static environ: *const *const c_char;
+}
+
 /// Where this library was loaded from, if another program can find it there.
-fn own_path() -> Option<&'static CStr> {
+pub fn own_path() -> Option<&'static CStr> {
     // SAFETY: all zero is a value of it.
     let mut info: libc::Dl_info = unsafe { core::mem::zeroed() };
     // SAFETY: an address of this library, and a place for the answer.

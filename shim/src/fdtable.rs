@@ -86,7 +86,10 @@ pub fn recognise(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
 
 /// A descriptor arrives whose reference was taken when it departed.
 pub fn take_over(fd: RawFd) -> Option<(&'static Runtime, Kind)> {
-    identify(fd, |_, _| {})
+    identify(fd, |stack, id| {
+        stack.retain(id);
+        stack.release_in_flight(sys::monotonic_now(), id);
+    })
 }
 
 fn identify(fd: RawFd, count: impl FnOnce(&mut Stack, SockId)) -> Option<(&'static Runtime, Kind)> {

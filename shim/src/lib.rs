@@ -10,6 +10,7 @@
 //! | `epoll`, `poll` | readiness of our sockets and of others in one set |
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
 //! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
+//! | `companion` | the process that stands in for the program where a library cannot |
 //! | `signals`, `cancel` | calls that a signal interrupts, threads that are cancelled |
 //! | `passing` | our sockets in messages between processes |
 //! | `streams` | C's streams on our sockets |
@@ -27,6 +28,7 @@ mod abi;
 mod block;
 mod calls;
 mod cancel;
+mod companion;
 mod config;
 mod environment;
 mod epoll;

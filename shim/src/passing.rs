@@ -1,6 +1,7 @@
 //! Descriptors in messages (SCM_RIGHTS). One of ours that is on its way in a Unix socket is held by nobody's table, and the
 //! sender may close its own at once: a reference goes with it, which the receiver takes over. One whose message is lost, or
-//! goes to a program that is not of this family, keeps its socket open until the family ends.
+//! goes to a program that is not of this family, keeps its socket open until the family ends. In the arena it is counted for
+//! nobody in particular meanwhile.
 
 use crate::abi;
 use crate::calls::descriptors;
@@ -49,7 +50,7 @@ fn ours_in(message: *const libc::msghdr) -> Vec<(&'static Runtime, SockId)> {
 pub extern "C" fn departing(message: *const libc::msghdr) {
     let _ = errno::run(|| {
         for (rt, id) in ours_in(message) {
-            rt.lock()?.stack().retain(id);
+            rt.lock()?.stack().retain_in_flight(id);
         }
         Ok(())
     });
@@ -62,7 +63,7 @@ pub extern "C" fn stayed(message: *const libc::msghdr) {
         for (rt, id) in ours_in(message) {
             let mut locked = rt.lock()?;
             let (stack, now) = locked.stack_now();
-            stack.release(now, id);
+            stack.release_in_flight(now, id);
         }
         Ok(())
     });

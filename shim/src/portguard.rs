@@ -7,9 +7,11 @@
 //!
 //! A guard is a descriptor above the program's. The stack says which ports are still needed; [`sweep`] drops the rest.
 
+use crate::companion;
 use crate::fdtable;
-use crate::runtime::Locked;
+use crate::runtime::{Locked, Runtime};
 use core::sync::atomic::{AtomicU64, Ordering};
+use engine::shared::messages::{Message, Subject};
 use engine::stack::{PortId, PortKind};
 use engine::sys;
 use engine::values::{Addr, Endpoint, Family};
@@ -106,11 +108,54 @@ pub fn guard_bound(locked: &mut Locked, fd: RawFd, local: Endpoint, family: Fami
     register(locked, held, local, PortKind::Bound)
 }
 
+fn keep(port: PortId, held: RawFd) {
+    GUARDS.lock().push((port, held));
+    fdtable::set_engine(held);
+}
+
+/// The companion keeps every guard as well: connections may outlive this process.
+fn show(locked: &mut Locked, port: PortId, held: RawFd) {
+    let message = Message { id: port.to_raw(), ..Message::new(Subject::Guard) };
+    // Counted first: as long as any copy of it is open, the resets for the port are ours to send.
+    locked.stack().guard_shown(port);
+    if let Err(errno) = companion::send(locked.runtime(), message, &[held]) {
+        locked.stack().guard_not_shown(port);
+        log::debug!("a guard that the companion does not have: {}", std::io::Error::from_raw_os_error(errno));
+    }
+}
+
+/// There is a new companion, which has none of the guards yet.
+pub fn introduce(rt: &Runtime) {
+    let Ok(mut locked) = rt.lock() else { return };
+    let guards: Vec<(PortId, RawFd)> = GUARDS.lock().clone();
+    guards.into_iter().for_each(|(port, held)| show(&mut locked, port, held));
+}
+
+/// The kernel says that `local` is in use: a guard of another family's, which has no listener there any more, is ours from now
+/// on. `None`: it is somebody else's.
+pub fn take_over(locked: &mut Locked, local: Endpoint, reuse_addr: bool) -> Option<PortId> {
+    let rt = locked.runtime();
+    let given = locked.unlocked(|| companion::ask_others_for_guard(rt, local, reuse_addr))?;
+    let held = sys::move_high(given.guard).unwrap_or(given.guard);
+    let registered = register(locked, held, given.local, PortKind::Bound);
+    if let Ok(port) = registered {
+        log::info!("the guard on {} was another program's, whose connections go on", given.local);
+        locked.stack().guest_came(port);
+        let message = Message { id: port.to_raw(), ..Message::new(Subject::Guest) };
+        if companion::send(rt, message, &[given.connection]).is_err() {
+            // Nobody would see that the other family is done.
+            locked.stack().guest_left(port);
+        }
+    }
+    let _ = sys::close(given.connection);
+    registered.ok()
+}
+
 fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -> Result<PortId, i32> {
     match locked.stack().port_create(local, kind) {
         Ok(port) => {
-            GUARDS.lock().push((port, held));
-            fdtable::set_engine(held);
+            keep(port, held);
+            show(locked, port, held);
             locked.sync_filter();
             Ok(port)
         }
@@ -171,15 +216,21 @@ pub fn sweep(locked: &mut Locked) {
     if SWEPT.swap(given_up, Ordering::Relaxed) == given_up {
         return;
     }
+    let mut dropped = false;
     GUARDS.lock().retain(|&(port, fd)| {
         let alive = locked.stack().port_is_alive(port);
         if !alive {
             fdtable::take(fd);
             let _ = sys::close(fd);
             locked.stack().port_copy_gone(port);
+            dropped = true;
         }
         alive
     });
+    if dropped {
+        // The companion has it as well, and the port is to be free.
+        locked.runtime().ring_companion();
+    }
 }
 
 /// Every guard's descriptor.

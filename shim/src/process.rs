@@ -1,49 +1,99 @@
 //! fork, exec and exit.
 //!
 //! All state is in the arena, which fork passes on by memory; what has to be right are the references: each descriptor of
-//! each process holds one. They are taken before a fork, so that a parent that closes at once takes nothing away from its
-//! child, and given back at exec (close-on-exec) and at exit.
+//! each process holds one, counted for that process. They are taken before a fork, so that a parent that closes at once takes
+//! nothing away from its child, and given back at exec (close-on-exec) and at exit; what a process does not give back because
+//! it is killed, the companion does.
+//!
+//! **exec.** Sockets without close-on-exec survive it. The new program finds in its environment whose they are
+//! (TCPRELOAD_FAMILY), gets the arena from the companion, and counts what it has. What does not survive is given back when
+//! the exec has happened: the companion sees it by a pipe that is closed on exec. What others hold as well is given back before.
 //!
 //! **Unfinished business.** A program that has closed or ended may still owe its peers data and a FIN, and its guards keep the
-//! kernel from resetting them meanwhile. The last process of a family leaves a lingering child behind that drives until
-//! all that is done, and is gone then; nobody waits for it, and it holds nothing of the program's.
+//! kernel from resetting them meanwhile. That is the companion's; where there is none, the last process of a family leaves a
+//! lingering child behind that drives until all that is done, and is gone then; it holds nothing of the program's.
 
 use crate::calls::descriptors;
+use crate::companion;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::portguard;
 use crate::runtime::{self, Locked, Runtime};
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use core::time::Duration;
+use engine::shared::Words;
+use engine::shared::messages::{Message, Subject};
+use engine::stack::{Holder, SockId};
 use engine::sys;
-use engine::values::Counter;
 use std::os::fd::RawFd;
 
 /// The process that has left already: exit handlers run once.
 static LEFT: AtomicI32 = AtomicI32::new(0);
 
-/// One more reference to everything that is ours, for a child that is about to be.
-fn retain_all(locked: &mut Locked) {
-    for (_, kind) in fdtable::ours() {
-        match kind {
-            Kind::Socket(id) => locked.stack().retain(id),
-            Kind::Epoll(set) => locked.stack().epoll_retain(set),
-            Kind::Foreign => {}
+/// A process for which the list of the family had no place: what it holds is counted, and not given back if it is killed.
+const UNCOUNTED: Holder = Holder::MAX;
+
+/// This process's place in the family.
+static HOLDER: AtomicU32 = AtomicU32::new(UNCOUNTED);
+/// Its number means nothing to the others: it is in another PID namespace.
+static ELSEWHERE: AtomicBool = AtomicBool::new(false);
+
+pub fn holder() -> Holder {
+    HOLDER.load(Ordering::Relaxed)
+}
+
+/// This process is the first of a new family.
+pub fn found(words: &Words) {
+    let place = words.expect_process(sys::getpid() as u32).unwrap_or(UNCOUNTED);
+    // Also where it is the first of a PID namespace: the others' numbers are of the same one.
+    HOLDER.store(place, Ordering::Relaxed);
+    say_who(words, place, sys::getpid());
+}
+
+/// This process has that place.
+fn be(words: &Words, place: Holder) {
+    HOLDER.store(place, Ordering::Relaxed);
+    let pid = sys::getpid();
+    if pid == 1 {
+        ELSEWHERE.store(true, Ordering::Relaxed);
+    }
+    if !ELSEWHERE.load(Ordering::Relaxed) {
+        say_who(words, place, pid);
+    } else if pid != 1 {
+        words.process_is_there(place, 0, 0);
+    }
+}
+
+fn say_who(words: &Words, place: Holder, pid: i32) {
+    words.process_is_there(place, pid as u32, sys::process_stat(pid).map_or(0, |(_, started)| started));
+}
+
+/// This program was started with sockets of a family that it has just joined: it counts what it has.
+pub fn arrive(rt: &Runtime, open: impl Iterator<Item = (RawFd, u64)>) {
+    let Ok(mut locked) = rt.lock() else { return };
+    let pid = sys::getpid() as u32;
+    let place = rt.words().holder_of(pid).or_else(|| rt.words().expect_process(pid)).unwrap_or(UNCOUNTED);
+    be(rt.words(), place);
+    let mut found = Vec::new();
+    for (fd, cookie) in open {
+        if let Some(id) = locked.stack().socket_by_cookie(cookie) {
+            fdtable::set_socket(fd, id);
+            found.push(id);
         }
     }
-    portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
+    let (stack, now) = locked.stack_now();
+    stack.settle_process(now, place, &found);
+    drop(locked);
+    rt.ring_companion();
 }
 
-/// The guards of this process (or of a child that never was) are gone.
-fn drop_guards(rt: &Runtime) {
-    if let Ok(mut locked) = rt.lock() {
-        portguard::ports().into_iter().for_each(|port| locked.stack().port_copy_gone(port));
-    }
+/// The guards of this process are gone.
+fn drop_guards(locked: &mut Locked) {
+    portguard::ports().into_iter().for_each(|port| locked.stack().port_copy_gone(port));
 }
 
-/// Gives back what this process (or a child that never was) holds, table entries aside.
-fn release_all(rt: &Runtime, held: impl Iterator<Item = (RawFd, Kind)>) -> Outcome<()> {
-    let mut locked = rt.lock()?;
+/// Gives back what this process holds, table entries aside.
+fn release_all(locked: &mut Locked, held: impl Iterator<Item = (RawFd, Kind)>) {
     for (_, kind) in held {
         match kind {
             Kind::Socket(id) => {
@@ -54,7 +104,15 @@ fn release_all(rt: &Runtime, held: impl Iterator<Item = (RawFd, Kind)>) -> Outco
             Kind::Foreign => {}
         }
     }
-    Ok(())
+}
+
+/// The place of a process that ends, or never was, is free, and what it still holds is given back.
+fn vacate(rt: &Runtime, locked: &mut Locked, place: Holder) {
+    if place != UNCOUNTED {
+        let (stack, now) = locked.stack_now();
+        stack.release_process(now, place);
+        rt.words().process_is_gone(place);
+    }
 }
 
 /// fork(2) through `real`.
@@ -62,29 +120,32 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let Some(rt) = runtime::attached() else { return real() };
     // Held over the fork: no other thread is in the middle of what the child will go on with. It stays the parent's.
     let mut locked = rt.lock().ok();
+    let mut place = UNCOUNTED;
     if let Some(locked) = &mut locked {
-        retain_all(locked);
+        place = rt.words().expect_process(sys::getpid() as u32).unwrap_or(UNCOUNTED);
+        locked.stack().copy_process(holder(), place);
     }
     let pid = real();
     if pid == 0 {
         core::mem::forget(locked);
         crate::wait::forget_busy();
-    } else {
-        let errno = crate::errno::get();
-        let retained = locked.is_some();
-        drop(locked);
-        if pid < 0 && retained {
-            let _ = release_all(rt, fdtable::ours());
-            drop_guards(rt);
+        be(rt.words(), place);
+        return 0;
+    }
+    let errno = crate::errno::get();
+    if let Some(mut locked) = locked {
+        if pid < 0 {
+            vacate(rt, &mut locked, place);
+        } else if !ELSEWHERE.load(Ordering::Relaxed) {
+            // Both sides note the child, so that neither can end first and take itself for the last.
+            rt.words().process_is_there(place, pid as u32, 0);
         }
-        crate::errno::set(errno);
+        drop(locked);
     }
-    // Both sides note the child, so that neither can end first and take itself for the last.
-    match pid {
-        0 => rt.words().join(sys::getpid() as u32),
-        1.. => rt.words().join(pid as u32),
-        _ => {}
+    if pid > 0 {
+        rt.ring_companion();
     }
+    crate::errno::set(errno);
     pid
 }
 
@@ -144,37 +205,158 @@ pub fn daemon(nochdir: bool, noclose: bool, real_fork: impl FnOnce() -> libc::pi
     Ok(0)
 }
 
-/// An exec is about to happen. The new program will know nothing of our sockets, close-on-exec or not: this process's
-/// references are given back, or a connection that it once inherited would never end. What nobody else holds is left alone:
-/// should the exec fail, it must still be there.
-pub fn before_exec() -> Vec<(RawFd, Kind)> {
-    let Some(rt) = runtime::attached() else { return Vec::new() };
-    let mut released = Vec::new();
-    if let Ok(mut locked) = rt.lock() {
-        released.extend(fdtable::ours().filter(|&(_, kind)| match kind {
-            Kind::Socket(id) => locked.stack().refs(id) > 1,
-            Kind::Epoll(set) => locked.stack().epoll_refs(set) > 1,
-            Kind::Foreign => false,
-        }));
-    }
-    let _ = release_all(rt, released.iter().copied());
-    drop_guards(rt);
-    rt.words().leave(sys::getpid() as u32);
-    released
+/// What an exec that may fail has done.
+pub struct Departure {
+    rt: &'static Runtime,
+    /// Given back before it.
+    released: Vec<(RawFd, Kind)>,
+    guards: bool,
+    /// The companion waits for the end of this pipe.
+    pipe: Option<RawFd>,
+    /// This process has given up its place.
+    left: bool,
+    /// TCPRELOAD_FAMILY for the new program.
+    pub family: Option<String>,
 }
 
-/// The exec failed.
-pub fn exec_failed(released: &[(RawFd, Kind)]) {
-    let Some(rt) = runtime::attached() else { return };
-    rt.words().join(sys::getpid() as u32);
-    let Ok(mut locked) = rt.lock() else { return };
-    portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
-    for (_, kind) in released {
-        match *kind {
-            Kind::Socket(id) => locked.stack().retain(id),
-            Kind::Epoll(set) => locked.stack().epoll_retain(set),
-            Kind::Foreign => {}
+/// Our sockets that an exec leaves open, each with its descriptor.
+fn survivors() -> Vec<(RawFd, SockId)> {
+    let stays = |fd| sys::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|flags| flags as i32 & libc::FD_CLOEXEC == 0);
+    let sockets = fdtable::ours().filter_map(|(fd, kind)| match kind {
+        Kind::Socket(id) => Some((fd, id)),
+        _ => None,
+    });
+    sockets.filter(|&(fd, _)| stays(fd)).collect()
+}
+
+/// What the environment of a program says that is started with these.
+fn family_name(rt: &Runtime, survivors: &[(RawFd, SockId)]) -> Option<String> {
+    let cookies: Vec<u64> = survivors.iter().filter_map(|&(fd, _)| sys::socket_cookie(fd).ok()).collect();
+    (!cookies.is_empty()).then(|| companion::FamilyName::of(rt, cookies).to_text())
+}
+
+/// An exec is about to happen. Sockets that survive it stay this process's; of the others, what somebody else holds as well is
+/// given back now, and the rest when it has happened: should it fail, they must still be there.
+pub fn before_exec() -> Option<Departure> {
+    let rt = runtime::attached()?;
+    let there = companion::is_there(rt);
+    let survivors = if there { survivors() } else { Vec::new() };
+    let mut departure =
+        Departure { rt, released: Vec::new(), guards: false, pipe: None, left: false, family: None };
+    let mut locked = rt.lock().ok()?;
+    let mut alone = 0;
+    for (fd, kind) in fdtable::ours() {
+        let elsewhere = match kind {
+            Kind::Socket(_) if survivors.iter().any(|s| s.0 == fd) => continue,
+            Kind::Socket(id) => locked.stack().refs(id) > 1,
+            Kind::Epoll(set) => locked.stack().epoll_refs(set) > 1,
+            Kind::Foreign => continue,
+        };
+        if elsewhere {
+            // One at a time: with the next descriptor of the same socket this may be the last.
+            release_all(&mut locked, core::iter::once((fd, kind)));
+            departure.released.push((fd, kind));
+        } else {
+            alone += 1;
         }
+    }
+    drop_guards(&mut locked);
+    departure.guards = true;
+    let ids: Vec<SockId> = survivors.iter().map(|s| s.1).collect();
+    locked.stack().exec_begins(holder(), &ids);
+    if survivors.is_empty() && (alone == 0 || !there) {
+        // Nothing of ours goes on in this process.
+        rt.words().process_leaves(holder());
+        departure.left = true;
+    }
+    drop(locked);
+    departure.family = family_name(rt, &survivors);
+    if alone > 0 && there {
+        departure.pipe = announce_exec(rt);
+    }
+    Some(departure)
+}
+
+/// Tells the companion of an exec, with the reading end of a pipe whose other end is closed by it. Gives that other end.
+fn announce_exec(rt: &Runtime) -> Option<RawFd> {
+    let mut pipe = [-1; 2];
+    sys::pipe(&mut pipe).ok()?;
+    let message = Message { holder: holder(), ..Message::new(Subject::Exec) };
+    let sent = companion::send(rt, message, &pipe[..1]);
+    let _ = sys::close(pipe[0]);
+    if let Err(errno) = sent {
+        log::debug!("an exec could not be announced: {}", std::io::Error::from_raw_os_error(errno));
+        let _ = sys::close(pipe[1]);
+        return None;
+    }
+    rt.ring_companion();
+    sys::move_high(pipe[1]).ok()
+}
+
+impl Departure {
+    /// The exec failed.
+    pub fn undo(self) {
+        let Ok(mut locked) = self.rt.lock() else { return };
+        if self.left {
+            be(self.rt.words(), holder());
+        }
+        locked.stack().exec_failed(holder());
+        if self.guards {
+            portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
+        }
+        for (_, kind) in self.released {
+            match kind {
+                Kind::Socket(id) => locked.stack().retain(id),
+                Kind::Epoll(set) => locked.stack().epoll_retain(set),
+                Kind::Foreign => {}
+            }
+        }
+        drop(locked);
+        if let Some(pipe) = self.pipe {
+            // Before the pipe is closed, which would say that it has happened.
+            let message = Message { holder: holder(), ..Message::new(Subject::ExecFailed) };
+            if let Err(errno) = companion::send(self.rt, message, &[]) {
+                log::debug!("a failed exec: {}", std::io::Error::from_raw_os_error(errno));
+            }
+            let _ = sys::close(pipe);
+        }
+    }
+}
+
+/// A child that libc makes and that execs at once (posix_spawn).
+pub struct Spawning {
+    rt: &'static Runtime,
+    place: Holder,
+    pub family: String,
+}
+
+/// Before it is made. `None`: it will have no sockets of ours, or nobody could count them for it.
+pub fn before_spawn() -> Option<Spawning> {
+    let rt = runtime::attached().filter(|rt| companion::is_there(rt))?;
+    let survivors = survivors();
+    let family = family_name(rt, &survivors)?;
+    let mut locked = rt.lock().ok()?;
+    let place = rt.words().expect_process(sys::getpid() as u32)?;
+    // Held for the child until it counts them itself, or ends.
+    let ids: Vec<SockId> = survivors.iter().map(|s| s.1).collect();
+    locked.stack().retain_for(place, &ids);
+    Some(Spawning { rt, place, family })
+}
+
+impl Spawning {
+    /// It was made; `None`: it was not.
+    pub fn done(self, pid: Option<i32>) {
+        let Ok(mut locked) = self.rt.lock() else { return };
+        let words = self.rt.words();
+        match pid {
+            // It may have counted already.
+            Some(pid) if words.holder_of(pid as u32).is_none() && !ELSEWHERE.load(Ordering::Relaxed) => {
+                words.process_is_there(self.place, pid as u32, 0);
+            }
+            _ => vacate(self.rt, &mut locked, self.place),
+        }
+        drop(locked);
+        self.rt.ring_companion();
     }
 }
 
@@ -189,17 +371,43 @@ pub fn goodbye() {
     for (fd, _) in &held {
         fdtable::take(*fd);
     }
-    if release_all(rt, held.into_iter()).is_err() {
-        return;
-    }
-    drop_guards(rt);
-    rt.words().leave(me as u32);
-    if !rt.words().has_members(|pid| sys::process_lives(pid as i32)) {
+    let Ok(mut locked) = rt.lock() else { return };
+    release_all(&mut locked, held.into_iter());
+    drop_guards(&mut locked);
+    let place = holder();
+    vacate(rt, &mut locked, place);
+    drop(locked);
+    if has_others(rt) {
+        if let Ok(mut locked) = rt.lock() {
+            // Somebody must watch.
+            locked.stack().wake_any(None);
+        }
+    } else if !companion::can_be_relied_on(rt) {
         last_of_family(rt);
     } else if let Ok(mut locked) = rt.lock() {
-        // Others go on: somebody must watch.
-        locked.stack().wake_any(None);
+        // What is not done yet the companion does, and writes them then.
+        let done = !locked.stack().has_unfinished_business();
+        drop(locked);
+        if done {
+            write_stats(rt);
+        }
     }
+}
+
+/// Whether other processes of the family live. Where there is no companion, those that were killed are found here.
+fn has_others(rt: &Runtime) -> bool {
+    if companion::is_there(rt) {
+        return rt.words().has_members();
+    }
+    let mut any = false;
+    for process in rt.words().processes() {
+        if process.pid == 0 || sys::process_lives(process.pid as i32) {
+            any |= !process.is_leaving;
+        } else if let Ok(mut locked) = rt.lock() {
+            vacate(rt, &mut locked, process.holder);
+        }
+    }
+    any
 }
 
 fn last_of_family(rt: &Runtime) {
@@ -248,19 +456,14 @@ fn linger(rt: &Runtime) -> ! {
     sys::exit_group(0)
 }
 
-/// TCPRELOAD_STATS: the counters as one line of JSON.
+/// TCPRELOAD_STATS: the counters as one line of JSON, once.
 fn write_stats(rt: &Runtime) {
     let Some(path) = &rt.config.stats else { return };
-    let Ok(mut locked) = rt.lock() else { return };
-    let mut line = String::from("{");
-    for (counter, value) in locked.stack().counters().iter() {
-        if line.len() > 1 {
-            line.push(',');
-        }
-        line.push_str(&format!("\"{}\":{value}", counter.name()));
+    if rt.words().companion.stats_written.swap(1, Ordering::AcqRel) != 0 {
+        return;
     }
-    line.push_str("}\n");
-    debug_assert!(line.contains(Counter::PassiveOpens.name()));
+    let Ok(mut locked) = rt.lock() else { return };
+    let line = locked.stack().counters().to_json_line();
     drop(locked);
     match sys::open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC) {
         Ok(fd) => {

@@ -1,7 +1,7 @@
 //! This process's part in a family: the mapped arena, its packet sockets, and the way in and out of the lock.
 //!
-//! An arena is made at the first TCP socket of a process that inherited none; fork passes it on by memory. Everything
-//! here that is not in the arena is the same in parent and child: descriptors keep their numbers, mappings their places.
+//! An arena is made at the first TCP socket of a process that inherited none; fork passes it on by memory, and a program that
+//! is started by exec with sockets of ours gets it from the companion. Everything here that is not in the arena is the same in parent and child: descriptors keep their numbers, mappings their places.
 //!
 //! [`Locked`] is the working state of a thread inside of the engine. When it ends, what the stack has to send leaves, the
 //! packet filter follows the ports that the stack owns, the lock is given back, and then the threads are woken that the
@@ -10,6 +10,7 @@
 use crate::config::Config;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use engine::device::{Device, PacketDevice, Transmitter, WINDOW_LIMIT};
 use engine::driver::{self, Turn};
@@ -59,6 +60,8 @@ pub struct Runtime {
     transmitters: Mutex<Vec<Transmitter>>,
     poll_fds: Vec<RawFd>,
     event_fds: Vec<RawFd>,
+    /// The eventfd that wakes the companion.
+    bell: RawFd,
     pub config: Config,
     /// CPUs that this process may use.
     pub cpus: u32,
@@ -70,12 +73,47 @@ unsafe impl Sync for Runtime {}
 static ATTACHED: AtomicPtr<Runtime> = AtomicPtr::new(core::ptr::null_mut());
 static FAILED: Mutex<Option<Fallback>> = Mutex::new(None);
 
-/// This process's runtime, if it has one. Costs a load; async-signal-safe.
+/// Whether this program has looked for sockets of ours that it was started with.
+static LOOKED: AtomicBool = AtomicBool::new(false);
+
+/// This process's runtime, if it has one. Costs a load or two; async-signal-safe, the first time aside.
 #[inline]
 pub fn attached() -> Option<&'static Runtime> {
     let at = ATTACHED.load(Ordering::Acquire);
+    if at.is_null() && !LOOKED.load(Ordering::Relaxed) {
+        return look_for_inheritance();
+    }
     // SAFETY: null, or a leaked Runtime that was complete before its address was stored.
     unsafe { at.as_ref() }
+}
+
+/// The first call of a program: if it was started with sockets of ours (by exec or posix_spawn), it joins their family.
+#[cold]
+fn look_for_inheritance() -> Option<&'static Runtime> {
+    if LOOKED.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    let name = crate::environment::family()?;
+    let errno = crate::errno::get();
+    let there = |cookie: &u64| name.cookies.contains(cookie);
+    let (soft, _) = sys::getrlimit(libc::RLIMIT_NOFILE as u32).unwrap_or((1024, 0));
+    let mine = || (0..soft.min(1 << 16) as RawFd).filter_map(|fd| Some((fd, sys::socket_cookie(fd).ok()?)));
+    let joined = mine().any(|(_, cookie)| there(&cookie)).then(|| Runtime::join(&name));
+    let runtime = match joined {
+        Some(Ok(runtime)) => {
+            let runtime: &'static Runtime = Box::leak(Box::new(runtime));
+            ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+            crate::process::arrive(runtime, mine());
+            Some(runtime)
+        }
+        Some(Err(reason)) => {
+            log::warn!("sockets of another program's are not to be had: {reason}");
+            None
+        }
+        None => None,
+    };
+    crate::errno::set(errno);
+    runtime
 }
 
 /// This process's runtime, made at the first call.
@@ -97,6 +135,7 @@ pub fn attach() -> Result<&'static Runtime, Fallback> {
         Ok(runtime) => {
             let runtime: &'static Runtime = Box::leak(Box::new(runtime));
             ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+            crate::companion::ensure(runtime);
             Ok(runtime)
         }
         Err(reason) => {
@@ -122,23 +161,62 @@ impl Runtime {
             engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
             engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
         })?;
+        crate::process::found(arena.words());
         let guard = arena.lock().ok_or(Fallback::NoArena(libc::EDEADLK))?;
         guard.stack.start(sys::random_seed(), config.sysctls, WINDOW_LIMIT);
         device.refresh(guard.device, guard.stack.interfaces_mut(), sys::monotonic_now(), true);
         drop(guard);
-        arena.words().join(sys::getpid() as u32);
-        let event_fds = (0..EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
+        let event_fds = (0..=EVENT_FDS).map_while(|_| high_event_fd().ok()).collect();
+        Ok(Runtime::of(arena, device, event_fds, config))
+    }
+
+    /// The last of `event_fds` is the companion's bell.
+    fn of(arena: Arena, device: PacketDevice, mut event_fds: Vec<RawFd>, config: Config) -> Runtime {
+        let bell = event_fds.pop().unwrap_or(-1);
         let poll_fds = device.poll_fds().to_vec();
         let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
-        Ok(Runtime {
+        Runtime {
             arena,
             device: UnsafeCell::new(device),
             transmitters: Mutex::new(Vec::new()),
             poll_fds,
             event_fds,
+            bell,
             config,
             cpus,
-        })
+        }
+    }
+
+    /// The runtime of a family whose sockets this program was started with.
+    fn join(name: &crate::companion::FamilyName) -> Result<Runtime, Fallback> {
+        crate::log::start();
+        let config = Config::read().map_err(|text| {
+            crate::log::tell(&text);
+            Fallback::BadConfig
+        })?;
+        crate::fdtable::start().map_err(Fallback::NoArena)?;
+        let (fds, rings, v6) = name.attach().map_err(Fallback::NoArena)?;
+        let mut fds = fds.into_iter().map(|fd| sys::move_high(fd).unwrap_or(fd));
+        let mut next = || fds.next().ok_or(Fallback::NoArena(libc::EBADMSG));
+        let arena = next()?;
+        let ring_fds: Vec<RawFd> = (0..rings).map(|_| next()).collect::<Result<_, _>>()?;
+        let tx = [next()?, next()?, if v6 { next()? } else { -1 }];
+        let arena = Arena::open(arena, true).map_err(|e| match e {
+            engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
+            engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
+        })?;
+        let device = PacketDevice::adopt(&ring_fds, tx).map_err(Fallback::NoDevice)?;
+        Ok(Runtime::of(arena, device, fds.collect(), config))
+    }
+
+    /// The engine's descriptors as an argument of the companion's.
+    pub fn descriptors(&self, listening: RawFd) -> String {
+        // SAFETY: the descriptors of a device are fixed when it is made.
+        let tx = unsafe { (*self.device.get()).tx_fds() };
+        let list = |fds: &[RawFd]| fds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let events: Vec<RawFd> = self.event_fds.iter().copied().chain([self.bell]).collect();
+        let parts = [&[self.arena.fd(), listening][..], &self.poll_fds, &tx, &events];
+        parts.map(list).join(";")
     }
 
     /// Takes the lock.
@@ -147,7 +225,9 @@ impl Runtime {
     /// [`Error::Interrupted`] when this very thread is inside already: the caller is a signal handler that interrupted
     /// the engine.
     pub fn lock(&self) -> Result<Locked<'_>, Error> {
+        crate::companion::look(self);
         let guard = self.arena.lock().ok_or(Error::Interrupted)?;
+        guard.stack.set_holder(crate::process::holder());
         // SAFETY: the lock is held as long as `guard` lives.
         let device = unsafe { &mut *self.device.get() };
         Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, tx: None, now: Instant::ZERO })
@@ -186,6 +266,7 @@ impl Runtime {
     /// Whether `fd` is one of the engine's own descriptors, which the program must not close.
     pub fn owns_fd(&self, fd: RawFd) -> bool {
         fd == self.arena.fd()
+            || fd == self.bell
             || self.event_fds.contains(&fd)
             || self.poll_fds.contains(&fd)
             // SAFETY: the descriptors of a device are fixed when it is made; reading them races with nothing.
@@ -226,7 +307,9 @@ impl Runtime {
     pub fn own_fds(&self) -> Vec<RawFd> {
         // SAFETY: the descriptors of a device are fixed when it is made.
         let device = unsafe { &*self.device.get() };
-        device.all_fds().chain(self.event_fds.iter().copied()).chain([self.arena.fd()]).collect()
+        let events = self.event_fds.iter().copied();
+        let others = [self.bell, self.arena.fd(), crate::companion::connection()];
+        device.all_fds().chain(events).chain(others).collect()
     }
 
     /// Asks the kernel how `dst` is reached.
@@ -244,6 +327,12 @@ impl Runtime {
             WakeKind::Futex => sys::futex_wake(word, 1),
             WakeKind::EventFd(n) => self.ring(n),
         }
+    }
+
+    /// Wakes the companion.
+    pub fn ring_companion(&self) {
+        // As below; or there is no bell, and the companion looks when it looks.
+        let _ = sys::write(self.bell, &1u64.to_ne_bytes());
     }
 
     /// Makes the n-th eventfd readable.
@@ -386,7 +475,7 @@ impl Locked<'_> {
             }
         }
         // Only a driver that sleeps has to know of an earlier deadline.
-        let sleeps = rt.role().wake_slot.load(Ordering::Acquire) != 0;
+        let sleeps = rt.role().wake_slot.load(Ordering::Acquire) != 0 || crate::companion::is_watching(rt);
         let next_deadline = if sleeps { self.guard.stack.next_deadline() } else { None };
         // SAFETY: the guard is not used again before `take_again` replaces it.
         unsafe { ManuallyDrop::drop(&mut self.guard) };

@@ -5,7 +5,8 @@
 //! wakes them: on their futex word, or on an eventfd of the arena's pool if they watch kernel descriptors as well.
 //!
 //! The role is a lease. A driver that leaves with its own result wakes one sleeper, which takes over. One that was killed is
-//! found out by the sleepers of other processes, which look twice a second; a family of one process sleeps without looking.
+//! found out by the companion; where there is none, by the sleepers of other processes, which look twice a second, and a
+//! family of one process sleeps without looking.
 //!
 //! **When more threads are awake than there are CPUs**, nobody drives: each of them looks at the ring anyway when it comes
 //! back for more, and a driver would only be woken for every frame, to wake others that cannot run yet (a server with a
@@ -16,6 +17,7 @@
 //! before a driver sleeps it looks once more, under the lock, at whether it was woken.
 
 use crate::cancel;
+use crate::companion;
 use crate::errno::Errno;
 use crate::runtime::{Locked, Runtime};
 use core::cell::Cell;
@@ -30,6 +32,8 @@ use engine::values::Instant;
 const INLINE_FDS: usize = 16;
 /// How often sleepers look whether a driver in another process is still alive.
 const LEASE_CHECK: Duration = Duration::from_millis(500);
+/// ... where the companion looks as well, and may have been killed with the driver.
+const SECOND_CHECK: Duration = Duration::from_secs(10);
 /// How often a sleeper looks that has a kernel descriptor to watch and found no eventfd free.
 const NO_EVENT_FD: Duration = Duration::from_millis(1);
 
@@ -294,6 +298,7 @@ impl<'r> Sleeper<'r> {
     fn leave_role(&self) {
         let role = self.rt.role();
         let _ = role.holder.compare_exchange(self.me, 0, Ordering::AcqRel, Ordering::Acquire);
+        companion::nobody_watches(self.rt);
         let watched = self.others_will_look() && role.deputy.load(Ordering::Acquire) != 0;
         if role.sleepers.load(Ordering::Acquire) > 0
             && !watched
@@ -321,7 +326,7 @@ impl<'r> Sleeper<'r> {
         if self.is_deputy() {
             at_most(DEPUTY_TICK);
         } else if watcher != 0 && watcher >> 32 != self.me >> 32 {
-            at_most(LEASE_CHECK);
+            at_most(if companion::is_there(self.rt) { SECOND_CHECK } else { LEASE_CHECK });
         }
         role.sleepers.fetch_add(1, Ordering::AcqRel);
         // The role may have become free since it was looked at, by somebody who saw no sleeper.
@@ -350,6 +355,7 @@ impl<'r> Sleeper<'r> {
     fn resign(&self) {
         let role = self.rt.role();
         let _ = role.deputy.compare_exchange(self.me, 0, Ordering::AcqRel, Ordering::Acquire);
+        companion::nobody_watches(self.rt);
         if role.holder.load(Ordering::Acquire) == 0
             && role.sleepers.load(Ordering::Acquire) > 0
             && let Ok(mut locked) = self.rt.lock()
@@ -443,6 +449,7 @@ fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 
 /// A call of another thread has set a deadline earlier than the one that the driver sleeps for.
 pub fn notify_driver_if_earlier(rt: &Runtime, deadline: Option<Instant>) {
+    companion::notify_if_earlier(rt, deadline);
     let role = rt.role();
     let slot = role.wake_slot.load(Ordering::Acquire);
     if slot == 0 {

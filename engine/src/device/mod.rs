@@ -111,6 +111,25 @@ impl PacketDevice {
         Ok(PacketDevice { rings, fds, tx })
     }
 
+    /// Those that another process of the family has opened: `rings` in the order of [`PacketDevice::poll_fds`], and what
+    /// [`PacketDevice::tx_fds`] gives there.
+    ///
+    /// # Errors
+    /// The errno of mmap(2).
+    pub fn adopt(rings: &[RawFd], tx: [RawFd; 3]) -> Result<PacketDevice, i32> {
+        let kinds = [Family::V4, Family::V6].into_iter().flat_map(|f| [(f, Shape::Small), (f, Shape::Large)]);
+        let rings: Result<Vec<Ring>, i32> =
+            rings.iter().zip(kinds).map(|(&fd, (family, shape))| Ring::adopt(fd, family, shape)).collect();
+        let rings = rings?;
+        let fds = rings.iter().map(Ring::fd).collect();
+        Ok(PacketDevice { rings, fds, tx: TxSockets::adopt(tx) })
+    }
+
+    /// The descriptors that it sends through: AF_PACKET, raw IPv4, raw IPv6 (-1: no IPv6 here).
+    pub fn tx_fds(&self) -> [RawFd; 3] {
+        self.tx.fds()
+    }
+
     /// A transmitter of this thread's own, over the device's sockets.
     pub fn transmitter(&self) -> Transmitter {
         Transmitter::new(self.tx)

@@ -59,6 +59,16 @@ struct SlotHeader {
     sll: libc::sockaddr_ll,
 }
 
+/// Bytes of a slot, bytes of a block, blocks.
+fn geometry(family: Family, shape: Shape) -> (u32, u32, u32) {
+    match (shape, family) {
+        (Shape::Small, Family::V4) => (SMALL_SLOT, SMALL_BLOCK, 64),
+        (Shape::Small, Family::V6) => (SMALL_SLOT, SMALL_BLOCK, 32),
+        (Shape::Large, Family::V4) => (LARGE_SLOT, LARGE_BLOCK, 4),
+        (Shape::Large, Family::V6) => (LARGE_SLOT, LARGE_BLOCK, 2),
+    }
+}
+
 pub struct Ring {
     fd: RawFd,
     family: Family,
@@ -78,22 +88,22 @@ impl Ring {
         ring
     }
 
+    /// A ring that another process of the family has set up.
+    pub fn adopt(fd: RawFd, family: Family, shape: Shape) -> Result<Ring, i32> {
+        let (slot, block, blocks) = geometry(family, shape);
+        let bytes = block as usize * blocks as usize;
+        let at = sys::mmap(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0)?;
+        Ok(Ring { fd, family, shape, at, slots: block / slot * blocks })
+    }
+
     fn set_up(fd: RawFd, family: Family, shape: Shape) -> Result<Ring, i32> {
         sys::setsockopt_value(fd, libc::SOL_PACKET, PACKET_VERSION, &TPACKET_V2)?;
         sys::setsockopt_value(fd, libc::SOL_PACKET, PACKET_VNET_HDR, &1i32)?;
-        let (slot, block, blocks) = match (shape, family) {
-            (Shape::Small, Family::V4) => (SMALL_SLOT, SMALL_BLOCK, 64),
-            (Shape::Small, Family::V6) => (SMALL_SLOT, SMALL_BLOCK, 32),
-            (Shape::Large, Family::V4) => (LARGE_SLOT, LARGE_BLOCK, 4),
-            (Shape::Large, Family::V6) => (LARGE_SLOT, LARGE_BLOCK, 2),
-        };
-        let slots = block / slot * blocks;
+        let (slot, block, blocks) = geometry(family, shape);
         // struct tpacket_req.
-        let request = [block, blocks, slot, slots];
+        let request = [block, blocks, slot, block / slot * blocks];
         sys::setsockopt_value(fd, libc::SOL_PACKET, PACKET_RX_RING, &request)?;
-        let bytes = block as usize * blocks as usize;
-        let at = sys::mmap(bytes, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0)?;
-        let ring = Ring { fd, family, shape, at, slots };
+        let ring = Ring::adopt(fd, family, shape)?;
         ring.set_filter(&PortSet::new());
         let protocol = match family {
             Family::V4 => libc::ETH_P_IP,

@@ -75,6 +75,12 @@ impl TxSockets {
         Ok(TxSockets { direct, raw_v4, raw_v6 })
     }
 
+    /// Those that another process of the family has opened, in the order of [`TxSockets::fds`].
+    pub fn adopt(fds: [RawFd; 3]) -> TxSockets {
+        let [direct, raw_v4, raw_v6] = fds;
+        TxSockets { direct, raw_v4, raw_v6 }
+    }
+
     pub fn fds(&self) -> [RawFd; 3] {
         [self.direct, self.raw_v4, self.raw_v6]
     }

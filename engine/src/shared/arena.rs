@@ -97,6 +97,7 @@ impl Arena {
         // SAFETY: a fresh mapping of at least HEADER_BYTES, zeroed, that nobody else knows of.
         unsafe {
             (*header.as_ptr()).lock.init().map_err(ArenaError::Os)?;
+            (*header.as_ptr()).words.companion.life.init().map_err(ArenaError::Os)?;
             (*header.as_ptr()).extents = u64::from(extents);
             (*header.as_ptr()).header_bytes = size_of::<Header>() as u64;
             (*header.as_ptr()).magic = MAGIC;
@@ -195,8 +196,10 @@ impl Arena {
                 _held: Held(self.raw_lock()),
             }
         };
-        if outcome == Outcome::OwnerDied {
-            guard.stack.repair();
+        if outcome == Outcome::Taken {
+            guard.stack.work_begins();
+        } else {
+            guard.stack.repair(sys::monotonic_now());
         }
         Some(guard)
     }

@@ -6,6 +6,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
 /// What came of an attempt to take the lock.
@@ -78,6 +79,16 @@ impl RobustLock {
         }
     }
 
+    /// Whether its last holder died with it, and nobody has taken it since. A load.
+    #[inline]
+    pub fn is_abandoned(&self) -> bool {
+        const FUTEX_OWNER_DIED: u32 = 0x4000_0000;
+        // SAFETY: glibc's mutex begins with the futex word, to which the kernel adds this bit (robust_list(2)); read as an
+        // atomic because others write it.
+        let word = unsafe { &*self.0.get().cast::<AtomicU32>() };
+        word.load(Ordering::Acquire) & FUTEX_OWNER_DIED != 0
+    }
+
     /// Gives the lock back. Only its holder may call it.
     pub fn unlock(&self) {
         // SAFETY: the mutex was made by `init`; an error-checking mutex refuses anyone who does not hold it.
@@ -137,7 +148,9 @@ mod tests {
             let mut status = 0;
             assert_eq!(libc::waitpid(child, &mut status, 0), child);
         }
+        assert!(lock.is_abandoned());
         assert_eq!(lock.lock(), Outcome::OwnerDied);
+        assert!(!lock.is_abandoned());
         lock.unlock();
         assert_eq!(lock.lock(), Outcome::Taken);
         lock.unlock();

@@ -7,8 +7,9 @@
 pub mod arena;
 pub mod inspect;
 pub mod lock;
+pub mod messages;
 pub mod words;
 
 pub use arena::{Arena, Guard};
 pub use inspect::Inspector;
-pub use words::{RoleWords, Words};
+pub use words::{CompanionWords, Process, RoleWords, Words};

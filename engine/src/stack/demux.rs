@@ -85,6 +85,7 @@ impl Stack {
 
     fn conn_input(&mut self, now: Instant, id: ConnId, meta: &RxMeta, seg: &Segment) {
         let core = &mut *self.core;
+        core.in_work = Some(id);
         let conn = &mut self.conns[id];
         let before = Before::of(conn);
         let mut env = env!(self, core, now);

@@ -34,6 +34,7 @@ impl Stack {
 
     fn conn_trouble(&mut self, now: Instant, id: ConnId, notice: &Notice) {
         let core = &mut *self.core;
+        core.in_work = Some(id);
         let conn = &mut self.conns[id];
         let before = Before::of(conn);
         let mut env = env!(self, core, now);

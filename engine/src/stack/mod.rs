@@ -12,12 +12,14 @@
 //! | `icmp` | ICMP errors, to whom they concern |
 //! | `time_wait` | connections that are over, and who may take their names |
 //! | `ports` | which ports are guarded, for whom, and whether one may be bound again |
+//! | `holds` | which process holds what, and what its end closes |
 //! | `ready` | readiness as poll(2) sees it, sleeping threads, epoll sets |
 //! | `transmit` | from a connection's next segment to a packet |
 //! | `options` | socket options |
 //! | `inspect` | what `tcpreload ss` shows |
 
 mod demux;
+mod holds;
 mod icmp;
 mod inspect;
 mod listen;
@@ -32,6 +34,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use holds::{COMPANION, Hold, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
 pub use options::SocketOptions;
@@ -94,6 +97,7 @@ pub struct Socket {
     syn_young: u32,
     /// When the last SYN cookie was sent.
     cookies_at: Instant,
+    holds: List<Hold, holds::OfTarget>,
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, ready::OnSocket>,
     cookie_chain: Option<SockId>,

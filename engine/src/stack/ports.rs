@@ -5,10 +5,11 @@
 //! kept in stock, since a guard costs more than a handshake. The guards themselves are descriptors of the C edge, which asks
 //! [`Stack::port_is_alive`].
 
+use super::holds::{Held, Hold, OfTarget};
 use super::time_wait::Vacancy;
 use super::{SockId, SocketPhase, Stack};
-use crate::fixed::Id;
 use crate::fixed::hash::Chained;
+use crate::fixed::{Id, List};
 use crate::values::{Addr, Endpoint, Error, FourTuple, Instant, PortSet, error::Result};
 use bytemuck::Zeroable;
 
@@ -42,7 +43,12 @@ pub struct Port {
     copies: u32,
     /// Nothing uses it any more: the guards are to be dropped, and until the last is, resets are ours to send.
     dead: u32,
+    /// Its guard was given to another family: connections of it go on, all else that comes to it is the other's.
+    given: u32,
+    /// Families that have given their guard of this address to this one, and go on with connections of it.
+    guests: u32,
     _pad: u32,
+    holds: List<Hold, OfTarget>,
     /// When a connection was last opened from it.
     used_at: Instant,
     chain: Option<PortId>,
@@ -55,6 +61,19 @@ impl Port {
 
     pub(super) fn clear_chain(&mut self) {
         self.chain = None;
+    }
+
+    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
+        &mut self.holds
+    }
+
+    pub(super) fn clear_holds(&mut self) {
+        self.holds = List::default();
+        self.copies = 0;
+    }
+
+    pub(super) fn add_copies(&mut self, count: u32) {
+        self.copies += count;
     }
 }
 
@@ -101,12 +120,13 @@ impl Stack {
             }
             core.ports_version += 1;
         }
+        self.hold(Held::Port(id));
         Ok(id)
     }
 
     /// Whether the guard of this port is still needed.
     pub fn port_is_alive(&self, id: PortId) -> bool {
-        self.ports.get(id).is_some_and(|p| p.dead == 0)
+        self.ports.get(id).is_some_and(|p| p.dead == 0 && p.given == 0)
     }
 
     /// What the packet filter has to let through, and a number that changes with it.
@@ -121,9 +141,9 @@ impl Stack {
 
     /// The entry whose guard covers `addr`:`port`.
     pub fn port_covering(&self, addr: Addr, port: u16) -> Option<PortId> {
-        self.core
-            .by_number
-            .find(&self.ports, u64::from(port), |p| p.local.port == port && covers(p.local.addr, addr))
+        self.core.by_number.find(&self.ports, u64::from(port), |p| {
+            p.given == 0 && p.local.port == port && covers(p.local.addr, addr)
+        })
     }
 
     pub(super) fn port_retain(&mut self, id: PortId, reuse_addr: bool) {
@@ -154,6 +174,7 @@ impl Stack {
     pub fn port_copied(&mut self, id: PortId) {
         if let Some(p) = self.ports.get_mut(id) {
             p.copies += 1;
+            self.hold(Held::Port(id));
         }
     }
 
@@ -161,7 +182,9 @@ impl Stack {
     pub fn port_copy_gone(&mut self, id: PortId) {
         let Some(p) = self.ports.get_mut(id) else { return };
         p.copies = p.copies.saturating_sub(1);
-        if p.copies == 0 && p.dead != 0 {
+        let over = p.copies == 0 && p.dead != 0;
+        self.unhold(Held::Port(id));
+        if over {
             self.port_remove(id);
         }
     }
@@ -181,6 +204,7 @@ impl Stack {
     }
 
     fn port_remove(&mut self, id: PortId) {
+        self.drop_holds(Held::Port(id));
         let core = &mut *self.core;
         let number = self.ports[id].local.port;
         core.by_number.remove(&mut self.ports, u64::from(number), id);
@@ -206,7 +230,8 @@ impl Stack {
     /// EADDRINUSE.
     pub fn may_bind(&self, id: SockId, local: Endpoint) -> Result<PortId> {
         let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
-        let in_way = |p: &Port| p.local.port == local.port && overlap(p.local.addr, local.addr);
+        let in_way =
+            |p: &Port| p.given == 0 && p.local.port == local.port && overlap(p.local.addr, local.addr);
         let port = self
             .core
             .by_number
@@ -225,6 +250,97 @@ impl Stack {
             && !listener
             && covers(p.local.addr, local.addr);
         if allowed { Ok(port) } else { Err(Error::AddressInUse) }
+    }
+
+    /// Whether a guard that is needed is in the way of a bind to `local`.
+    pub fn port_is_live_at(&self, local: Endpoint) -> bool {
+        let in_way = |p: &Port| {
+            p.dead == 0 && p.given == 0 && p.local.port == local.port && overlap(p.local.addr, local.addr)
+        };
+        self.core.by_number.find(&self.ports, u64::from(local.port), in_way).is_some()
+    }
+
+    /// Another family, told by `reuse_addr` whether its socket has SO_REUSEADDR, wants to bind `local`, and this one's guard is
+    /// in its way: the entry whose guard may be given to it, by the rules of [`Stack::may_bind`].
+    pub fn may_give(&self, local: Endpoint, reuse_addr: bool) -> Option<PortId> {
+        let port = self.core.by_number.find(&self.ports, u64::from(local.port), |p| {
+            p.given == 0 && p.local.port == local.port && overlap(p.local.addr, local.addr)
+        })?;
+        let listener = self.core.by_port.find(&self.sockets, u64::from(local.port), |l| {
+            l.local.port == local.port && overlap(l.local.addr, local.addr)
+        });
+        let p = &self.ports[port];
+        let allowed = p.kind == PortKind::Bound
+            && (p.refs == 0 || (reuse_addr && p.strict == 0))
+            && listener.is_none()
+            && covers(p.local.addr, local.addr);
+        allowed.then_some(port)
+    }
+
+    /// The guard of this entry is another family's from now on: what belongs to no connection of ours is none of our
+    /// business any more. Gives the address that it is bound to.
+    pub fn port_given(&mut self, id: PortId) -> Option<Endpoint> {
+        let p = self.ports.get_mut(id)?;
+        p.given = 1;
+        self.core.ports_given_up += 1;
+        Some(p.local)
+    }
+
+    /// Whether a connection's port was given to another family.
+    pub(super) fn is_given(&self, port: Option<PortId>) -> bool {
+        port.and_then(|id| self.ports.get(id)).is_some_and(|p| p.given != 0)
+    }
+
+    /// Families that have given the guard on `local` to this one, and go on with connections of theirs, are one more.
+    pub fn guest_came(&mut self, id: PortId) {
+        if let Some(p) = self.ports.get_mut(id) {
+            p.guests += 1;
+        }
+    }
+
+    /// One of those families has nothing left to go on with.
+    pub fn guest_left(&mut self, id: PortId) {
+        if let Some(p) = self.ports.get_mut(id) {
+            p.guests = p.guests.saturating_sub(1);
+        }
+    }
+
+    /// Nobody knows any more whether the families that gave guards to this one are still there.
+    pub fn guests_forgotten(&mut self) {
+        for id in self.ports.ids().collect::<Vec<_>>() {
+            self.ports[id].guests = 0;
+        }
+    }
+
+    /// Whether a segment for `addr`:`port` that fits nothing here may belong to another family's connection.
+    pub(super) fn has_guests(&self, addr: Addr, port: u16) -> bool {
+        self.port_covering(addr, port).is_some_and(|id| self.ports[id].guests > 0)
+    }
+
+    /// Whether any connection or socket still uses this entry.
+    pub fn port_in_use(&self, id: PortId) -> bool {
+        self.ports.get(id).is_some_and(|p| p.refs > 0)
+    }
+
+    /// After the lock's holder died: the counts made again from those who use the ports.
+    pub(super) fn rebuild_ports(&mut self) {
+        for id in self.ports.ids().collect::<Vec<_>>() {
+            let p = &mut self.ports[id];
+            (p.refs, p.strict) = (0, 0);
+        }
+        let sockets = self.sockets.iter().filter_map(|(_, s)| Some((s.port?, s.options.reuse_addr)));
+        let conns = self.conns.iter().filter_map(|(_, c)| Some((c.port?, c.reuse_addr)));
+        for (port, reuse_addr) in sockets.chain(conns) {
+            if let Some(p) = self.ports.get_mut(port) {
+                p.refs += 1;
+                p.strict += u32::from(!reuse_addr);
+            }
+        }
+        for id in self.ports.ids().collect::<Vec<_>>() {
+            let p = &mut self.ports[id];
+            p.dead = u32::from(p.refs == 0 && p.kind == PortKind::Bound);
+        }
+        self.core.ports_given_up += 1;
     }
 
     /// The socket has `local`, given by the kernel or by [`Stack::may_bind`] (then with its entry).

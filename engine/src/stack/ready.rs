@@ -7,6 +7,7 @@
 //! An epoll set reports what is on its ready list *and* is ready when it is collected, as Linux does: the event only
 //! says "look again".
 
+use super::holds::{Held, Hold, OfTarget};
 use super::{SockId, Socket, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
@@ -151,6 +152,7 @@ pub struct EpollSet {
     /// Descriptors of the set, over all processes.
     pub(super) refs: u32,
     _pad: u32,
+    holds: List<Hold, OfTarget>,
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
     waits: List<WaitLink, OnTarget>,
@@ -474,6 +476,39 @@ impl Stack {
         self.waiters.len()
     }
 
+    /// The threads of a process that has ended sleep no more. What they were woken for and have not looked at is for others.
+    /// Gives the eventfds that they had, one bit each.
+    pub fn waiters_of_process_gone(&mut self, pid: u32) -> u64 {
+        let theirs: Vec<WaiterId> =
+            self.waiters.iter().filter(|(_, w)| w.pid == pid).map(|(id, _)| id).collect();
+        let mut event_fds = 0;
+        for id in theirs {
+            let w = &self.waiters[id];
+            if w.event_fd != 0 {
+                event_fds |= 1 << (w.event_fd - 1);
+            }
+            let woken = w.woken != 0;
+            let mut targets = Vec::new();
+            let mut link = w.links.front();
+            while let Some(l) = link.filter(|_| woken) {
+                targets.push((self.links[l].socket, self.links[l].set));
+                link = <WaitLink as Linked<OfWaiter>>::links(&self.links[l]).next_id();
+            }
+            self.waiter_end(id);
+            for (socket, set) in targets {
+                if let Some(socket) = socket {
+                    self.pass_on(socket);
+                }
+                if let Some(set) = set
+                    && self.epoll_ready(set)
+                {
+                    self.wake_one_of_set(set);
+                }
+            }
+        }
+        event_fds
+    }
+
     /// Wakes every sleeper of a process, to look again.
     pub fn wake_process(&mut self, pid: u32) {
         let theirs: Vec<WaiterId> =
@@ -491,12 +526,15 @@ impl Stack {
 
     /// The engine's part of a new epoll descriptor.
     pub fn epoll_create(&mut self) -> Result<EpollId> {
-        self.sets.insert(EpollSet { refs: 1, ..EpollSet::zeroed() }).map_err(|_| Error::NoMemory)
+        let id = self.sets.insert(EpollSet { refs: 1, ..EpollSet::zeroed() }).map_err(|_| Error::NoMemory)?;
+        self.hold(Held::Set(id));
+        Ok(id)
     }
 
     pub fn epoll_retain(&mut self, id: EpollId) {
         if let Some(s) = self.sets.get_mut(id) {
             s.refs += 1;
+            self.hold(Held::Set(id));
         }
     }
 
@@ -504,9 +542,12 @@ impl Stack {
     pub fn epoll_release(&mut self, id: EpollId) {
         let Some(s) = self.sets.get_mut(id) else { return };
         s.refs = s.refs.saturating_sub(1);
-        if s.refs > 0 {
+        let refs = s.refs;
+        self.unhold(Held::Set(id));
+        if refs > 0 {
             return;
         }
+        self.drop_holds(Held::Set(id));
         while let Some(item) = self.sets[id].items.front() {
             self.remove_item(item);
         }
@@ -806,6 +847,21 @@ fn s_next_link<const D: usize>(
     id: Id<WaitLink>,
 ) -> Option<Id<WaitLink>> {
     <WaitLink as Linked<OnTarget>>::links(&links[id]).next_id()
+}
+
+impl EpollSet {
+    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
+        &mut self.holds
+    }
+
+    pub(super) fn clear_holds(&mut self) {
+        self.holds = List::default();
+        self.refs = 0;
+    }
+
+    pub(super) fn add_refs(&mut self, count: u32) {
+        self.refs += count;
+    }
 }
 
 impl Socket {

@@ -1,8 +1,9 @@
 //! The program's calls, as Linux answers them; what would block is [`Error::WouldBlock`].
 
+use super::holds::{Held, Hold, OfTarget};
 use super::time_wait::Vacancy;
 use super::{Conn, ConnId, SockId, Socket, SocketPhase, Stack};
-use crate::fixed::TimerKey;
+use crate::fixed::{List, TimerKey};
 use crate::stack::ready::Ready;
 use crate::tcp::user::CloseAction;
 use crate::tcp::{Env, Fate, OpenParams, Outcome, State, TcpInfo, isn};
@@ -100,6 +101,7 @@ impl Stack {
         };
         let core = &mut *self.core;
         core.by_cookie.insert(&mut self.sockets, cookie, id);
+        self.hold(Held::Socket(id));
         Ok(id)
     }
 
@@ -116,6 +118,7 @@ impl Stack {
     pub fn retain(&mut self, id: SockId) {
         if let Some(s) = self.sockets.get_mut(id) {
             s.refs += 1;
+            self.hold(Held::Socket(id));
         }
     }
 
@@ -128,10 +131,12 @@ impl Stack {
     pub fn release(&mut self, now: Instant, id: SockId) {
         let Some(s) = self.sockets.get_mut(id) else { return };
         s.refs = s.refs.saturating_sub(1);
-        if s.refs > 0 {
+        let (refs, phase) = (s.refs, s.phase);
+        self.unhold(Held::Socket(id));
+        if refs > 0 {
             return;
         }
-        if s.phase == SocketPhase::Listening {
+        if phase == SocketPhase::Listening {
             self.stop_listening(now, id);
         }
         self.forget_readiness(id);
@@ -144,6 +149,7 @@ impl Stack {
         if let Some(port) = port {
             self.port_release(port, reuse);
         }
+        self.drop_holds(Held::Socket(id));
         let cookie = self.sockets[id].cookie;
         let core = &mut *self.core;
         core.by_cookie.remove(&mut self.sockets, cookie, id);
@@ -153,6 +159,7 @@ impl Stack {
     fn close_conn(&mut self, now: Instant, id: ConnId, linger_zero: bool) {
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        core.in_work = Some(id);
         conn.socket = None;
         let mut env = env!(self, core, now);
         let (tuple, path) = (conn.tuple, conn.path);
@@ -422,7 +429,7 @@ impl Stack {
             return Err(Error::Invalid);
         }
         let conn = s.accept_queue.pop_front(&mut self.conns).ok_or(Error::WouldBlock)?;
-        self.conns[conn].listener = None;
+        // It keeps its listener until it has a socket: whoever dies in between leaves it in the queue.
         Ok(Accepted { conn, listener: id, tuple: self.conns[conn].tuple })
     }
 
@@ -448,6 +455,7 @@ impl Stack {
         };
         let conn = self.conns.get_mut(accepted.conn).ok_or(Error::ConnectionAborted)?;
         conn.socket = Some(id);
+        conn.listener = None;
         let s = &mut self.sockets[id];
         s.options = options;
         // sk_clone: all but the priority is the listener's.
@@ -471,7 +479,10 @@ impl Stack {
                 l.accept_queue.push_front(&mut self.conns, accepted.conn);
                 self.notify(accepted.listener, Ready::IN);
             }
-            _ => self.close_conn(Instant::from_us(1), accepted.conn, true),
+            _ => {
+                conn.listener = None;
+                self.close_conn(Instant::from_us(1), accepted.conn, true);
+            }
         }
     }
 
@@ -491,6 +502,7 @@ impl Stack {
         }
         let conn_id = s.conn.ok_or(Error::BrokenPipe)?;
         let conn = self.conns.get_mut(conn_id).ok_or(Error::BrokenPipe)?;
+        core.in_work = Some(conn_id);
         match conn.tcb.state() {
             State::SynSent | State::SynReceived => return Err(Error::WouldBlock),
             state if !state.may_send() => return Err(Error::BrokenPipe),
@@ -541,6 +553,7 @@ impl Stack {
             };
         };
         let conn = self.conns.get_mut(conn_id).ok_or(Error::NotConnected)?;
+        core.in_work = Some(conn_id);
         let waiting = conn.tcb.readable_bytes().saturating_sub(offset);
         if waiting == 0 {
             return if offset > 0 {
@@ -712,6 +725,7 @@ impl Stack {
     fn conn_timer(&mut self, now: Instant, id: ConnId) {
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        core.in_work = Some(id);
         conn.timer = None;
         if conn.tcb.next_deadline().is_none_or(|d| d > now) {
             self.schedule_timer(id);
@@ -786,9 +800,74 @@ impl Stack {
             .any(|(_, c)| c.socket.is_none() && !matches!(c.tcb.state(), State::TimeWait | State::Closed))
     }
 
+    /// Whether there are connections at all, those in TIME-WAIT included.
+    pub fn has_connections(&self) -> bool {
+        !self.conns.is_empty()
+    }
+
+    /// The lock is held by somebody who begins: nothing is in work yet.
+    pub fn work_begins(&mut self) {
+        self.core.in_work = None;
+    }
+
+    /// After the lock's holder died: the connection that it worked on may be half-changed, and is reset; a connection that
+    /// its socket does not know is nobody's.
+    pub(super) fn reset_broken(&mut self, now: Instant) {
+        for id in self.conns.ids().collect::<Vec<_>>() {
+            let conn = &self.conns[id];
+            let strays = match conn.socket {
+                Some(s) => self.sockets.get(s).is_none_or(|s| s.conn != Some(id)),
+                // Begun, and not yet in a queue; or taken out of one.
+                None => {
+                    let ends = conn.tcb.is_orphan() || conn.tcb.state() == State::TimeWait;
+                    !ends && conn.listener.is_none_or(|l| self.sockets.get(l).is_none())
+                }
+            };
+            if strays {
+                self.close_conn(now, id, true);
+            }
+        }
+        for id in self.sockets.ids().collect::<Vec<_>>() {
+            if self.sockets[id].conn.is_some_and(|c| self.conns.get(c).is_none()) {
+                self.sockets[id].conn = None;
+            }
+        }
+        let Some(id) = self.core.in_work.take() else { return };
+        let core = &mut *self.core;
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let (tuple, path, socket) = (conn.tuple, conn.path, conn.socket);
+        let mut env = env!(self, core, now);
+        let reply = conn.tcb.abort(&mut env, libc::ECONNRESET);
+        if let Some(reply) = reply {
+            self.queue_reply(&tuple, path, &reply);
+        }
+        if let Some(s) = socket.and_then(|s| self.sockets.get_mut(s)) {
+            s.error = libc::ECONNRESET;
+        }
+        self.conn_ended(id);
+        if let Some(socket) = socket {
+            self.notify(socket, Ready::ALL);
+        }
+    }
+
     /// Sockets that some descriptor names.
     pub fn socket_count(&self) -> usize {
         self.sockets.len()
+    }
+}
+
+impl Socket {
+    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
+        &mut self.holds
+    }
+
+    pub(super) fn clear_holds(&mut self) {
+        self.holds = List::default();
+        self.refs = 0;
+    }
+
+    pub(super) fn add_refs(&mut self, count: u32) {
+        self.refs += count;
     }
 }
 

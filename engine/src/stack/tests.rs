@@ -498,10 +498,11 @@ fn repair_after_a_death_in_the_lock_keeps_what_is_whole() {
     n.b.stack.epoll_ctl(set, EpollOp::Add, 7, s, EpollEvent { events: 1, data: 42 }).unwrap();
     let w = n.b.stack.waiter_begin(1, WakeKind::Futex).unwrap();
     n.b.stack.wait_on_set(w, set, true).unwrap();
-    n.b.stack.repair();
+    n.b.stack.work_begins();
+    let now = n.time();
+    n.b.stack.repair(now);
     n.b.stack.check();
     assert!(n.b.stack.take_wake().is_some(), "sleepers look for themselves");
-    let now = n.time();
     n.a.stack.send(now, c, &[b"still here"], SendFlags::default()).unwrap();
     n.settle();
     assert_eq!(n.b.stack.epoll_collect(set, 1, |_| {}), 1);
@@ -510,4 +511,106 @@ fn repair_after_a_death_in_the_lock_keeps_what_is_whole() {
     n.a.stack.send(now, c2, &[b"and new ones"], SendFlags::default()).unwrap();
     n.settle();
     assert_eq!(read_all(&mut n.b.stack, now, s2).unwrap(), b"and new ones");
+}
+
+/// Descriptors of two processes, one of which dies: what only it held is closed, and the peer is told.
+#[test]
+fn a_process_that_ends_gives_back_what_it_held() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let (c, s) = n.connected(l, 80);
+    let set = n.b.stack.epoll_create().unwrap();
+    n.b.stack.copy_process(IN_FLIGHT, 5);
+    assert_eq!((n.b.stack.refs(l), n.b.stack.refs(s), n.b.stack.epoll_refs(set)), (2, 2, 2));
+    let now = n.time();
+    // The first closes the connection; a death inside of the lock changes nothing of that.
+    n.b.stack.release(now, s);
+    n.b.stack.work_begins();
+    n.b.stack.repair(now);
+    n.b.stack.check();
+    assert_eq!((n.b.stack.refs(l), n.b.stack.refs(s), n.b.stack.epoll_refs(set)), (2, 1, 2));
+    n.b.stack.release_process(now, 5);
+    n.settle();
+    assert_eq!((n.b.stack.refs(l), n.b.stack.refs(s), n.b.stack.epoll_refs(set)), (1, 0, 1));
+    assert_eq!(read_all(&mut n.a.stack, now, c).unwrap(), b"");
+    n.b.stack.release_process(now, IN_FLIGHT);
+    assert_eq!((n.b.stack.refs(l), n.b.stack.socket_count()), (0, 0));
+}
+
+/// An exec closes what does not survive it, and nothing when it fails.
+#[test]
+fn an_exec_closes_what_does_not_survive_it() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let (_, s) = n.connected(l, 80);
+    let now = n.time();
+    n.b.stack.retain(s);
+    n.b.stack.exec_begins(IN_FLIGHT, &[s]);
+    n.b.stack.exec_failed(IN_FLIGHT);
+    n.b.stack.exec_begins(IN_FLIGHT, &[s]);
+    n.b.stack.exec_happened(now, IN_FLIGHT);
+    assert_eq!((n.b.stack.refs(l), n.b.stack.refs(s)), (0, 1));
+    n.b.stack.settle_process(now, IN_FLIGHT, &[s, s, s]);
+    assert_eq!(n.b.stack.refs(s), 3);
+}
+
+/// The connection that was in work when the lock's holder died is reset, and no other.
+#[test]
+fn a_death_in_the_lock_resets_the_connection_in_work() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let (_, s1) = n.connected(l, 80);
+    let (c2, s2) = n.connected(l, 80);
+    let now = n.time();
+    n.b.stack.work_begins();
+    n.b.stack.send(now, s2, &[b"half"], SendFlags::default()).unwrap();
+    n.b.stack.repair(now);
+    n.b.stack.check();
+    assert_eq!(n.b.stack.tcp_state(s2), State::Closed);
+    assert_eq!(n.b.stack.tcp_state(s1), State::Established);
+    n.settle();
+    let mut byte = [0];
+    let read = n.a.stack.recv(now, c2, &mut [&mut byte], RecvFlags::default(), 0);
+    assert_eq!(read, Err(Error::ConnectionReset));
+}
+
+/// A port whose guard another family has: connections go on there and here, and neither side resets the other's.
+#[test]
+fn a_port_that_was_given_away_keeps_its_connections() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let port = n.b.stack.port_of(l).unwrap();
+    let (c, s) = n.connected(l, 80);
+    let (now, local) = (n.time(), Endpoint::new(B, 80));
+    assert_eq!(n.b.stack.may_give(local, true), None, "somebody listens");
+    n.b.stack.release(now, l);
+    assert_eq!(n.b.stack.may_give(local, false), None, "a connection is there");
+    n.b.stack.port_given(port).unwrap();
+    assert!(!n.b.stack.port_is_alive(port) && n.b.stack.port_in_use(port));
+    n.a.stack.send(now, c, &[b"goes on"], SendFlags::default()).unwrap();
+    n.settle();
+    assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"goes on");
+    // What is not ours is not refused any more: the other family does that.
+    let stranger = n.connect(80);
+    n.settle();
+    assert_eq!(n.a.stack.connect_result(stranger), Err(Error::Already));
+}
+
+/// Between its place in the queue and its socket, a connection is not lost.
+#[test]
+fn a_death_in_accept_leaves_the_connection_in_the_queue() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let c = n.connect(80);
+    n.settle();
+    assert_eq!(n.a.stack.connect_result(c), Ok(()));
+    n.b.stack.work_begins();
+    n.b.stack.accept_begin(l).unwrap();
+    let now = n.time();
+    n.b.stack.repair(now);
+    n.b.stack.check();
+    let s = n.b.accept(l).unwrap();
+    n.a.stack.send(now, c, &[b"served"], SendFlags::default()).unwrap();
+    n.settle();
+    assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"served");
 }

@@ -52,7 +52,8 @@ impl Stack {
         }
     }
 
-    /// A SYN that a connection in TIME-WAIT makes way for: the sequence number to answer with. The names are free then.
+    /// A SYN that a connection in TIME-WAIT makes way for: the sequence number to answer with. The names are free then, for
+    /// whoever has the port's guard.
     pub(super) fn yield_to_syn(
         &mut self,
         now: Instant,
@@ -61,7 +62,8 @@ impl Stack {
         seg: &Segment,
     ) -> Option<SeqNum> {
         let tcb = &self.conns[id].tcb;
-        if !tcb.time_wait_yields_to(now, seg) || self.find_listener(tuple).is_none() {
+        let listens = self.find_listener(tuple).is_some() || self.is_given(self.conns[id].port);
+        if !tcb.time_wait_yields_to(now, seg) || !listens {
             return None;
         }
         let iss = tcb.next_iss();

@@ -100,8 +100,13 @@ impl Stack {
         self.push_reply(QueuedReply::of(tuple, path, reply));
     }
 
-    /// The RST for a segment that belongs to nothing here (RFC 9293 3.10.7.1), none for a RST.
+    /// The RST for a segment that belongs to nothing here (RFC 9293 3.10.7.1), none for a RST, and none where it may be of a
+    /// connection that another family goes on with (a SYN is not: that one has nothing to accept it).
     pub(super) fn refuse(&mut self, tuple: &FourTuple, path: Path, seg: &Segment) {
+        if !seg.hdr.flags.has(Flags::SYN) && self.has_guests(tuple.local.addr, tuple.local.port) {
+            self.core.counters.inc(Counter::DropNotOurs);
+            return;
+        }
         if let Some(reply) = Reply::reset_for(seg) {
             self.push_reply(QueuedReply { is_refusal: 1, ..QueuedReply::of(tuple, path, &reply) });
         }
@@ -182,6 +187,7 @@ impl Stack {
     fn transmit_connection(&mut self, now: Instant, id: ConnId, sink: &mut impl TxSink) {
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(id) else { return };
+        core.in_work = Some(id);
         let direct = conn.path.is_direct();
         let limits = TxLimits { max_bytes: if direct { GSO_BYTES } else { conn.tcb.snd.mss } };
         loop {

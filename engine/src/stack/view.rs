@@ -1,11 +1,12 @@
 //! The pieces of the arena, and a process's view of them.
 #![allow(unsafe_code)]
 
+use super::holds::{Hold, Holder};
 use super::listen::ByRequest;
 use super::ports::{ByNumber, Port};
 use super::ready::{EpollItem, EpollSet, OnWakeList, WaitLink, Waiter};
 use super::transmit::ReplyQueue;
-use super::{ByCookie, ByPort, ByTuple, Conn, Output, Request, Socket, TimeWaits};
+use super::{ByCookie, ByPort, ByTuple, Conn, ConnId, Output, Request, Socket, TimeWaits};
 use crate::fixed::pool::PoolState;
 use crate::fixed::table::{TableState, extents_for};
 use crate::fixed::wheel::{Timer, WheelState};
@@ -13,10 +14,10 @@ use crate::fixed::{Index, List, Memory, Pool, Shared, Table, Wheel};
 use crate::tcp::State;
 use crate::tcp::isn::Key;
 use crate::values::limits::{
-    MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_PORTS, MAX_REQUESTS, MAX_SOCKETS,
-    MAX_TIMERS, MAX_WAIT_LINKS, MAX_WAITERS,
+    MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_HOLDS, MAX_PORTS, MAX_REQUESTS,
+    MAX_SOCKETS, MAX_TIMERS, MAX_WAIT_LINKS, MAX_WAITERS,
 };
-use crate::values::{Counters, InterfaceTable, PortSet, Sysctls};
+use crate::values::{Counters, Instant, InterfaceTable, PortSet, Sysctls};
 use bytemuck::Zeroable;
 use core::ptr::NonNull;
 
@@ -28,10 +29,14 @@ const WAITER_DIR: usize = extents_for(MAX_WAITERS, size_of::<Waiter>());
 const LINK_DIR: usize = extents_for(MAX_WAIT_LINKS, size_of::<WaitLink>());
 const SET_DIR: usize = extents_for(MAX_EPOLL_SETS, size_of::<EpollSet>());
 const ITEM_DIR: usize = extents_for(MAX_EPOLL_ITEMS, size_of::<EpollItem>());
+const HOLD_DIR: usize = extents_for(MAX_HOLDS, size_of::<Hold>());
 const TIMER_DIR: usize = extents_for(MAX_TIMERS, size_of::<Timer>());
 
 pub(super) type Sockets = Table<Socket, SOCKET_DIR>;
 pub(super) type Conns = Table<Conn, CONN_DIR>;
+pub(super) type Ports = Table<Port, PORT_DIR>;
+pub(super) type Sets = Table<EpollSet, SET_DIR>;
+pub(super) type Holds = Table<Hold, HOLD_DIR>;
 
 /// Everything of a stack that is in the arena, extents aside. All zero: an empty stack.
 #[derive(Zeroable)]
@@ -48,6 +53,7 @@ pub struct ArenaState {
     links: TableState<LINK_DIR>,
     sets: TableState<SET_DIR>,
     items: TableState<ITEM_DIR>,
+    holds: TableState<HOLD_DIR>,
     core: Core,
 }
 
@@ -74,6 +80,8 @@ pub(super) struct Core {
     /// Bound of one connection's window, from what the receive rings hold.
     pub device_limit: u32,
     pub ip_id: u32,
+    /// The connection that the lock's holder works on.
+    pub in_work: Option<ConnId>,
     /// A pseudo-random walk, for ports.
     pub walk: u64,
 }
@@ -85,12 +93,15 @@ pub struct Stack {
     pub(super) sockets: Sockets,
     pub(super) conns: Conns,
     pub(super) requests: Table<Request, REQUEST_DIR>,
-    pub(super) ports: Table<Port, PORT_DIR>,
+    pub(super) ports: Ports,
     pub(super) waiters: Table<Waiter, WAITER_DIR>,
     pub(super) links: Table<WaitLink, LINK_DIR>,
-    pub(super) sets: Table<EpollSet, SET_DIR>,
+    pub(super) sets: Sets,
     pub(super) items: Table<EpollItem, ITEM_DIR>,
+    pub(super) holds: Holds,
     pub(super) core: Shared<Core>,
+    /// For whom this view counts references.
+    pub(super) holder: Holder,
 }
 
 impl Stack {
@@ -118,7 +129,9 @@ impl Stack {
             links: Table::new(piece!(links), memory, MAX_WAIT_LINKS),
             sets: Table::new(piece!(sets), memory, MAX_EPOLL_SETS),
             items: Table::new(piece!(items), memory, MAX_EPOLL_ITEMS),
+            holds: Table::new(piece!(holds), memory, MAX_HOLDS),
             core: piece!(core),
+            holder: super::IN_FLIGHT,
         }
     }
 
@@ -162,8 +175,8 @@ impl Stack {
     }
 
     /// Puts everything right after the lock's holder died inside: lists and indexes are made again from the entries.
-    /// Sleeping threads are all woken to look for themselves.
-    pub fn repair(&mut self) {
+    /// Sleeping threads are all woken to look for themselves. The connection that was in work is reset.
+    pub fn repair(&mut self, now: Instant) {
         self.core.counters.inc(crate::values::Counter::LockRecovered);
         self.sockets.repair();
         self.conns.repair();
@@ -173,11 +186,15 @@ impl Stack {
         self.links.repair();
         self.sets.repair();
         self.items.repair();
+        self.holds.repair();
         self.wheel.repair();
         self.rebuild_connections();
         self.rebuild_readiness();
         let owned: Vec<_> = self.conns.iter().flat_map(|(_, c)| c.tcb.owned_chunks(&self.pool)).collect();
         self.pool.repair(owned.into_iter());
+        self.rebuild_ports();
+        self.rebuild_holds(now);
+        self.reset_broken(now);
     }
 
     fn rebuild_connections(&mut self) {
@@ -218,7 +235,7 @@ impl Stack {
             if let Some(timer) = c.timer.take() {
                 self.wheel.cancel(timer);
             }
-            c.timer_at = crate::values::Instant::ZERO;
+            c.timer_at = Instant::ZERO;
             let (indexed, listener) = (c.indexed, c.listener);
             let hash = core.key.of_tuple(&c.tuple, 0);
             if indexed {

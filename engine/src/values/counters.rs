@@ -137,6 +137,12 @@ impl Counters {
         self.0[c as usize]
     }
 
+    /// All of them as a line of JSON.
+    pub fn to_json_line(&self) -> String {
+        let all: Vec<String> = self.iter().map(|(c, value)| format!("\"{}\":{value}", c.name())).collect();
+        format!("{{{}}}\n", all.join(","))
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
         Counter::ALL.iter().map(|&c| (c, self.value(c)))
     }

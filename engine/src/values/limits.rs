@@ -43,6 +43,9 @@ pub const MAX_EPOLL_ITEMS: usize = 256 * 1024;
 /// Ports that are guarded at once: listeners' and clients'.
 pub const MAX_PORTS: usize = 32 * 1024;
 
+/// Notes of which process holds what: one for each socket, epoll set or port and process.
+pub const MAX_HOLDS: usize = 512 * 1024;
+
 /// Processes of one family that are counted.
 pub const MAX_PROCESSES: usize = 1024;
 

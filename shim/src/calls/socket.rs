@@ -5,9 +5,9 @@ use crate::block::{self, Waiting};
 use crate::calls::descriptors;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::{self, Locked, Runtime};
-use crate::{config, fdtable, portguard};
+use crate::{companion, config, fdtable, portguard};
 use core::sync::atomic::{AtomicBool, Ordering};
-use engine::stack::{Accepted, Ready, Route, ShutdownHow, SockId, SocketPhase};
+use engine::stack::{Accepted, PortId, Ready, Route, ShutdownHow, SockId, SocketPhase};
 use engine::sys;
 use engine::tcp::State;
 use engine::values::{Addr, Endpoint, Error, Family};
@@ -101,11 +101,50 @@ pub fn bind(
             let SockAddr::Inet(local) = abi::sockaddr(addr, len, family)? else {
                 return Err(Errno(libc::EADDRINUSE));
             };
-            let port = locked.stack().may_bind(id, local)?;
-            locked.stack().bound(id, local, Some(port));
+            let port = bind_among_guards(&mut locked, fd, raw, id, local)?;
+            let local = if port.is_none() { kernel_name(fd, family)? } else { local };
+            locked.stack().bound(id, local, port);
             Ok(0)
         }
         Err(errno) => Err(Errno(errno)),
+    }
+}
+
+/// The kernel refuses to bind: because of a guard of ours, which may serve this socket as well; of one that nothing needs any
+/// more; or of another family's, which only goes on with old connections. `None`: it binds now.
+fn bind_among_guards(
+    locked: &mut Locked,
+    fd: RawFd,
+    raw: &[u8],
+    id: SockId,
+    local: Endpoint,
+) -> Outcome<Option<PortId>> {
+    let allowed = locked.stack().may_bind(id, local);
+    if let Ok(port) = allowed
+        && locked.stack().port_is_alive(port)
+    {
+        return Ok(Some(port));
+    }
+    if locked.stack().port_is_live_at(local) {
+        return Err(Errno(libc::EADDRINUSE));
+    }
+    let rt = locked.runtime();
+    locked.unlocked(|| companion::drop_guards(rt));
+    let refused = match sys::bind(fd, raw) {
+        Ok(()) => return Ok(None),
+        Err(errno) => Errno(errno),
+    };
+    // Some process of ours has not dropped it yet, and it may as well be used again.
+    if allowed.is_ok()
+        && let Ok(port) = locked.stack().may_bind(id, local)
+    {
+        return Ok(Some(port));
+    }
+    let reuse = locked.stack().options(id).is_some_and(|o| o.reuse_addr);
+    match portguard::take_over(locked, local, reuse) {
+        Some(port) => Ok(Some(port)),
+        // Those that were asked have dropped what they did not need either.
+        None => sys::bind(fd, raw).map(|()| None).map_err(|_| refused),
     }
 }
 

@@ -85,11 +85,14 @@ unsafe extern "C" {
 
 /// An exec by `real`, which gets the environment to pass on.
 unsafe fn exec(envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
-    let kept = unsafe { environment::kept(envp) };
-    let released = process::before_exec();
+    let departure = process::before_exec();
+    let family = departure.as_ref().and_then(|d| d.family.as_deref());
+    let kept = unsafe { environment::kept(envp, family) };
     let result = real(kept.as_ref().map_or(envp, Kept::as_ptr));
     let failure = errno::get();
-    process::exec_failed(&released);
+    if let Some(departure) = departure {
+        departure.undo();
+    }
     errno::set(failure);
     result
 }
@@ -164,15 +167,26 @@ variadic!(execl, 1, "rsi", "x1", execl_list);
 variadic!(execlp, 1, "rsi", "x1", execlp_list);
 variadic!(execle, 1, "rsi", "x1", execle_list);
 
-/// posix_spawn: the child acts inside of libc, on nothing of ours; only its environment is looked after.
+/// posix_spawn: the child acts inside of libc, on nothing of ours; its environment is looked after, and what it may inherit is
+/// held for it.
 macro_rules! spawn_door {
     ($name:ident, $hook:ident) => {
         hook! {
             unsafe fn $name(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings, envp: Strings) -> c_int => $hook {
-                unsafe {
-                    let kept = environment::kept(envp);
-                    real!($name)(pid, path, actions, attributes, argv, kept.as_ref().map_or(envp, Kept::as_ptr))
+                let spawning = process::before_spawn();
+                let kept = unsafe { environment::kept(envp, spawning.as_ref().map(|s| s.family.as_str())) };
+                let mut child: pid_t = 0;
+                let result = unsafe {
+                    let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
+                    real!($name)(&raw mut child, path, actions, attributes, argv, envp)
+                };
+                if let Some(spawning) = spawning {
+                    spawning.done((result == 0).then_some(child));
                 }
+                if result == 0 && !pid.is_null() {
+                    unsafe { pid.write(child) };
+                }
+                result
             }
         }
     };

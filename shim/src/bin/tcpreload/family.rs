@@ -4,6 +4,7 @@
 //! inode tells two of them apart. A process that has the library loaded, or was meant to, but has no stack, runs its TCP on
 //! the kernel.
 
+use crate::companion::ARGUMENT;
 use crate::program;
 use engine::shared::Inspector;
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ pub struct Process {
     pub name: String,
 }
 
-/// Processes that share one stack.
+/// Processes that share one stack; none, where they have ended and connections of theirs have not.
 pub struct Family {
     pub inspector: Inspector,
     pub processes: Vec<Process>,
@@ -82,7 +83,13 @@ pub fn find(pid: Option<i32>) -> Found {
             continue;
         }
         match arena_of(process.pid) {
-            Some((key, path)) => arenas.entry(key).or_insert((path, Vec::new())).1.push(process),
+            Some((key, path)) => {
+                let processes = &mut arenas.entry(key).or_insert((path, Vec::new())).1;
+                // It has descriptors of what others serve, and serves nothing itself.
+                if !is_companion(process.pid) {
+                    processes.push(process);
+                }
+            }
             None if pid.is_none_or(|pid| pid == process.pid) => {
                 found.strangers.extend(reason(process.pid).map(|reason| Stranger { process, reason }));
             }
@@ -95,7 +102,10 @@ pub fn find(pid: Option<i32>) -> Found {
         }
         match open(&path) {
             Ok(inspector) => found.families.push(Family { inspector, processes }),
-            Err(why) => found.closed.push(format!("{} (pid {}): {why}", processes[0].name, processes[0].pid)),
+            Err(why) => found.closed.push(match processes.first() {
+                Some(process) => format!("{} (pid {}): {why}", process.name, process.pid),
+                None => format!("a program that has ended: {why}"),
+            }),
         }
     }
     found
@@ -104,6 +114,12 @@ pub fn find(pid: Option<i32>) -> Found {
 fn open(path: &Path) -> Result<Inspector, String> {
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|e| e.to_string())?;
     Inspector::open(&path).map_err(|e| e.to_string())
+}
+
+/// The companion of a family.
+fn is_companion(pid: i32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|&b| b == 0).nth(1) == Some(ARGUMENT.as_bytes())
 }
 
 /// The network namespace of a process, where this user may know it.

@@ -121,6 +121,9 @@ fn prepare(options: &Options) -> Result<Command, Failure> {
         command.env("TCPRELOAD_TOLD", "1");
     }
     command.arg0(name).args(&options.command[1..]);
+    if let Some(own) = companion_for(&library) {
+        command.env("TCPRELOAD_COMPANION", own);
+    }
     command.env("LD_PRELOAD", prepend(library.as_os_str(), std::env::var_os("LD_PRELOAD").as_deref()));
     set_options(&mut command, options)?;
     Ok(command)
@@ -182,6 +185,13 @@ fn library() -> Result<PathBuf, String> {
         return Err(format!("'{}': a path with a blank or a colon cannot be preloaded", library.display()));
     }
     Ok(library)
+}
+
+/// This program, which is the companion's as well, where the library would not find it: neither beside it nor in ../bin.
+fn companion_for(library: &Path) -> Option<PathBuf> {
+    let directory = library.parent()?;
+    let found = [directory.join("tcpreload"), directory.join("../bin/tcpreload")].iter().any(|p| p.is_file());
+    if found { None } else { std::env::current_exe().ok() }
 }
 
 fn own_directory() -> Result<PathBuf, String> {

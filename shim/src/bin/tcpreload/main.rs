@@ -1,9 +1,10 @@
 //! `tcpreload PROGRAM ARGS`: starts a program with its TCP served by the engine.
 //! `tcpreload ss` and `tcpreload nstat` look into programs that run so.
 //!
-//! The first argument decides: `ss` and `nstat` are the tools, everything else is the launcher's. A program of such a
+//! The first argument decides: `ss` and `nstat` are the tools, `--companion` is what the library starts, everything else is the launcher's. A program of such a
 //! name is started with `tcpreload -- ss`.
 
+mod companion;
 mod descriptors;
 mod family;
 mod launch;
@@ -27,6 +28,7 @@ pub const EXIT_NOT_FOUND: u8 = 127;
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.get(1).and_then(|word| word.to_str()) {
+        Some(companion::ARGUMENT) => companion::run(&args),
         Some("ss") => tool(&args, ss::run),
         Some("nstat") => tool(&args, nstat::run),
         _ => launcher(&args),
