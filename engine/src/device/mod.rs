@@ -24,6 +24,8 @@
 mod diag;
 mod filter;
 mod interfaces;
+#[cfg(test)]
+mod link;
 mod ring;
 mod transmit;
 
