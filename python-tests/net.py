@@ -191,7 +191,42 @@ class LossyLine(Line):
         return int(listing.split("counter packets ")[1].split()[0])
 
 
-LINKS = {link.name: link for link in (Loop, Line, LossyLine)}
+class RefusingLine(Line):
+    """A server, a router, and a client with a wide cable; the server's takes packets of 1,400 bytes only. The router answers
+    for some ports of the server, each with an ICMP error of its own: see REFUSALS.
+    """
+
+    name = "refusing"
+    NARROW = 1400
+    REFUSALS = {7001: ("port-unreachable", "port-unreachable"), 7002: ("host-unreachable", "addr-unreachable"),
+                7003: ("net-unreachable", "no-route"), 7004: ("admin-prohibited", "admin-prohibited"),
+                7005: ("prot-unreachable", "policy-fail"), 7006: ("host-prohibited", "reject-route")}
+
+    def __init__(self):
+        self.server, self.router, self.client = Namespace(), Namespace(), Namespace()
+        join(self.server, self.router, ["10.77.1.1/24", "fd77:1::1/64"], ["10.77.1.254/24", "fd77:1::fe/64"])
+        join(self.client, self.router, ["10.77.2.2/24", "fd77:2::2/64"], ["10.77.2.254/24", "fd77:2::fe/64"], right_name="veth1")
+        for namespace, net in ((self.server, 1), (self.client, 2)):
+            namespace.call("ip", "route", "add", "default", "via", f"10.77.{net}.254")
+            namespace.call("ip", "-6", "route", "add", "default", "via", f"fd77:{net}::fe")
+        # ICMP of the router's is limited, for each destination and over all.
+        self.router.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1, "net.ipv4.icmp_ratelimit": 0,
+                            "net.ipv6.icmp.ratelimit": 0})
+        self.client.call("ip", "link", "set", "veth0", "mtu", "9000")
+        self.router.call("ip", "link", "set", "veth1", "mtu", "9000")
+        self.router.call("ip", "link", "set", "veth0", "mtu", str(self.NARROW))
+        for rule in ("table inet refuse", "chain inet refuse forward { type filter hook forward priority 0; }"):
+            self.router.call("nft", f"add {rule}")
+        for port, (v4, v6) in self.REFUSALS.items():
+            for family, name, code in (("ipv4", "icmp", v4), ("ipv6", "icmpv6", v6)):
+                self.router.call("nft", f"add rule inet refuse forward meta nfproto {family} tcp dport {port} "
+                                        f"reject with {name} type {code}")
+
+    def namespaces(self):
+        return [self.client, self.router, self.server]
+
+
+LINKS = {link.name: link for link in (Loop, Line, LossyLine, RefusingLine)}
 
 
 def become_root_of_a_namespace(argv):

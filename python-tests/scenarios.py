@@ -304,8 +304,82 @@ def overflow(shim, privilege):
         return output, output.strip().replace("\n", ", ")
 
 
+UNREACHABLE = """
+import errno, socket, sys, time
+def attempt(family, host, port):
+    s = socket.socket(family)
+    s.settimeout(10)
+    begin = time.monotonic()
+    try:
+        s.connect((host, port))
+        return "connected"
+    except OSError as e:
+        took = time.monotonic() - begin
+        # Linux passes over an ICMPv6 error that comes while connect() still holds the socket; the next one counts.
+        when = "" if family == socket.AF_INET6 else " at once" if took < 0.9 else " later"
+        return errno.errorcode.get(e.errno, str(e)) + when
+for family, host, nobody in ((socket.AF_INET, sys.argv[1], "10.77.2.77"), (socket.AF_INET6, sys.argv[2], "fd77:2::77")):
+    for port in range(7001, 7007):
+        print(family.name, port, attempt(family, host, port))
+    print(family.name, "nobody has the address:", attempt(family, nobody, 7000))
+"""
+
+ALL_OF_IT = """
+import hashlib, socket, sys
+for family, host in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])):
+    s = socket.socket(family)
+    s.settimeout(20)
+    s.connect((host, 7000))
+    s.sendall(bytes(range(256)) * 8192)
+    s.shutdown(socket.SHUT_WR)
+    print(family.name, s.recv(100).decode())
+    size = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    print("segments are small now" if size < 1400 else f"MSS {size}")
+"""
+
+DIGEST = """
+import hashlib, socket
+l = socket.create_server(("::", 7000), family=socket.AF_INET6, dualstack_ipv6=True)
+print("up", flush=True)
+for _ in range(2):
+    c, _ = l.accept()
+    h, n = hashlib.sha256(), 0
+    while data := c.recv(65536):
+        h.update(data)
+        n += len(data)
+    c.sendall(f"{n} {h.hexdigest()[:16]}".encode())
+    c.close()
+"""
+
+
+def unreachable(shim, privilege):
+    """connect(2) through a router that refuses in every way there is, and to an address that nobody has."""
+    with net.RefusingLine() as line:
+        client = Side(line.client, [stage().python, "-c", UNREACHABLE, line.server_address, line.server_address6], shim,
+                      privilege)
+        output = client.finish(60)
+        note = check_stacks(line.client, [(client, ("client",))])
+        return output, note
+
+
+def path_mtu(shim, privilege):
+    """A client sends over a link that takes less than its own; the router says so (and the server's MSS, made wide, does not)."""
+    with net.RefusingLine() as line:
+        # The server announces a large MSS: only the router knows of the narrow link.
+        line.server.call("ip", "link", "set", "veth0", "mtu", "9000")
+        server = Side(line.server, [stage().python, "-c", DIGEST], False)
+        server.wait_for_line()
+        client = Side(line.client, [stage().python, "-c", ALL_OF_IT, line.server_address, line.server_address6], shim, privilege)
+        output = client.finish(60)
+        note = check_stacks(line.client, [(client, ("client",))])
+        server.stop()
+        return output, note
+
+
 def tests(full=False):
     scenarios = [
+        Same("unreachable", unreachable),
+        Same("path MTU", path_mtu),
         Same("exposure", exposure(False)),
         Same("exposure, router", exposure(True), privileges=("root",)),
         Same("malformed", malformed(100000 if full else 20000), privileges=("root",) if not full else ("root", "net_raw")),

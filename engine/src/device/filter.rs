@@ -1,7 +1,7 @@
 //! Which frames the kernel copies into a ring: classic BPF, attached to the packet socket.
 //!
-//! A superset of what the stack owns: TCP to this host, to a port of the set. Fragments and packets with IPv6 extension
-//! headers hide the port: they pass, and the engine decides (and counts).
+//! A superset of what the stack owns: TCP to this host, to a port of the set, and ICMP errors. Fragments and packets with
+//! IPv6 extension headers hide the port: they pass, and the engine decides (and counts).
 
 use super::ring::{SMALL_FRAME_BYTES, Shape};
 use crate::sys;
@@ -12,6 +12,7 @@ const LD_W_LEN: u16 = 0x80;
 const LD_B_ABS: u16 = 0x30;
 const LD_H_ABS: u16 = 0x28;
 const LD_H_IND: u16 = 0x48;
+const LD_B_IND: u16 = 0x50;
 const LDX_B_MSH: u16 = 0xb1;
 const JEQ: u16 = 0x15;
 const JGT: u16 = 0x25;
@@ -57,11 +58,18 @@ fn program(family: Family, shape: Shape, ports: &PortSet) -> Vec<libc::sock_filt
     require(&mut p, JEQ, 0, true, NOTHING);
     match family {
         Family::V4 => {
+            p.push(op(LDX_B_MSH, NET));
             p.push(op(LD_B_ABS, NET.wrapping_add(9)));
+            // ICMP: unreachable, time exceeded, parameter problem. Whose, the engine sees.
+            p.push(libc::sock_filter { code: JEQ, jt: 0, jf: 8, k: 1 });
+            p.push(op(LD_B_IND, NET));
+            for error in [3, 11, 12] {
+                require(&mut p, JEQ, error, false, ALL);
+            }
+            p.push(op(RET, NOTHING));
             require(&mut p, JEQ, 6, true, NOTHING);
             p.push(op(LD_H_ABS, NET.wrapping_add(6)));
             require(&mut p, JSET, 0x3fff, false, ALL);
-            p.push(op(LDX_B_MSH, NET));
             p.push(op(LD_H_IND, NET.wrapping_add(2)));
         }
         Family::V6 => {
@@ -69,6 +77,11 @@ fn program(family: Family, shape: Shape, ports: &PortSet) -> Vec<libc::sock_filt
             for extension in [0, 43, 44, 60] {
                 require(&mut p, JEQ, extension, false, ALL);
             }
+            // ICMPv6 errors of RFC 4443: the first four types.
+            p.push(libc::sock_filter { code: JEQ, jt: 0, jf: 4, k: 58 });
+            p.push(op(LD_B_ABS, NET.wrapping_add(40)));
+            require(&mut p, JGT, 4, false, NOTHING);
+            p.push(op(RET, ALL));
             require(&mut p, JEQ, 6, true, NOTHING);
             p.push(op(LD_H_ABS, NET.wrapping_add(42)));
         }
@@ -111,6 +124,64 @@ mod tests {
             [(79, false), (80, true), (81, false), (32_768, true), (60_999, true), (61_000, false)]
         {
             assert_eq!(passes(&program, port), pass, "{port}");
+        }
+    }
+
+    /// Runs a whole program over a packet, as the kernel does.
+    fn verdict(program: &[libc::sock_filter], packet: &[u8]) -> u32 {
+        let (mut at, mut a, mut x) = (0, 0u32, 0u32);
+        loop {
+            let i = program[at];
+            let byte = |k: u32| u32::from(packet[k.wrapping_sub(NET) as usize]);
+            at += 1;
+            match i.code {
+                LD_W_LEN => a = packet.len() as u32,
+                LD_B_ABS if i.k == PKTTYPE => a = 0,
+                LD_B_ABS => a = byte(i.k),
+                LD_B_IND => a = byte(i.k.wrapping_add(x)),
+                LD_H_ABS => a = byte(i.k) << 8 | byte(i.k + 1),
+                LD_H_IND => a = byte(i.k.wrapping_add(x)) << 8 | byte(i.k.wrapping_add(x) + 1),
+                LDX_B_MSH => x = (byte(i.k) & 15) * 4,
+                RET => return i.k,
+                _ => {
+                    let jump = match i.code {
+                        JEQ => a == i.k,
+                        JGT => a > i.k,
+                        JGE => a >= i.k,
+                        JSET => a & i.k != 0,
+                        other => panic!("instruction {other:#x}"),
+                    };
+                    at += usize::from(if jump { i.jt } else { i.jf });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn errors_pass_and_other_icmp_does_not() {
+        let mut ports = PortSet::new();
+        ports.insert(80, 80);
+        let v4 = program(Family::V4, Shape::Small, &ports);
+        let v6 = program(Family::V6, Shape::Small, &ports);
+        let packet = |v6: bool, proto: u8, first: u8, port: u8| {
+            let mut p = vec![0u8; 80];
+            (p[0], p[9], p[20], p[23]) = (0x45, proto, first, port);
+            if v6 {
+                p.fill(0);
+                (p[0], p[6], p[40], p[43]) = (0x60, proto, first, port);
+            }
+            p
+        };
+        for (kind, passes) in [(0, false), (3, true), (8, false), (11, true), (12, true)] {
+            assert_eq!(verdict(&v4, &packet(false, 1, kind, 0)) == ALL, passes, "ICMP {kind}");
+        }
+        for (kind, passes) in [(1, true), (2, true), (4, true), (128, false), (135, false)] {
+            assert_eq!(verdict(&v6, &packet(true, 58, kind, 0)) == ALL, passes, "ICMPv6 {kind}");
+        }
+        for (program, is_v6) in [(&v4, false), (&v6, true)] {
+            assert_eq!(verdict(program, &packet(is_v6, 6, 0, 80)), ALL);
+            assert_eq!(verdict(program, &packet(is_v6, 6, 0, 81)), NOTHING);
+            assert_eq!(verdict(program, &packet(is_v6, 17, 0, 80)), NOTHING);
         }
     }
 

@@ -5,7 +5,7 @@ use super::{ConnId, Stack};
 use crate::tcp::{Env, Segment};
 use crate::values::link::{PacketType, RxChecksum};
 use crate::values::{Counter, Endpoint, FourTuple, Instant, RxMeta};
-use crate::wire::ip::{PROTO_TCP, Packet};
+use crate::wire::ip::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, Packet};
 use crate::wire::{Header, Malformed, Sum};
 
 impl Stack {
@@ -26,12 +26,16 @@ impl Stack {
                 return true;
             }
         };
-        if packet.proto != PROTO_TCP {
+        if !matches!(packet.proto, PROTO_TCP | PROTO_ICMP | PROTO_ICMPV6) {
             return true;
         }
         if let Err(reason) = core.interfaces.accepts(meta.ifindex, packet.src, packet.dst) {
             core.counters.inc(reason);
             return reason != Counter::DropNotLocal;
+        }
+        if packet.proto != PROTO_TCP {
+            self.icmp_input(now, meta, &packet);
+            return true;
         }
         core.counters.inc(Counter::InSegs);
         let Ok((hdr, offset)) = Header::parse(packet.payload) else {

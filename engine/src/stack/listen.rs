@@ -53,6 +53,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// The sequence number of the SYN-ACK.
+    pub(super) fn iss(&self) -> SeqNum {
+        self.handshake.iss
+    }
+
     pub(super) fn local(&self) -> Endpoint {
         self.tuple.local
     }

@@ -9,6 +9,7 @@
 //! | `sockets` | socket, connect, send, recv, shutdown, close as the program calls them |
 //! | `listen` | SYN queue, accept queue, SYN cookies: the passive open |
 //! | `demux` | a packet's way to its connection, listener, or to a drop with a reason |
+//! | `icmp` | ICMP errors, to whom they concern |
 //! | `time_wait` | connections that are over, and who may take their names |
 //! | `ports` | which ports are guarded, for whom, and whether one may be bound again |
 //! | `holds` | which process holds what, and what its end closes |
@@ -19,6 +20,7 @@
 
 mod demux;
 mod holds;
+mod icmp;
 mod inspect;
 mod listen;
 pub mod options;

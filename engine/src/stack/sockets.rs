@@ -409,9 +409,13 @@ impl Stack {
         }
     }
 
-    /// SO_ERROR: told once.
+    /// SO_ERROR: told once. Where nothing went wrong for good, what ICMP says of the peer (sk_err_soft).
     pub fn take_error(&mut self, id: SockId) -> i32 {
-        self.sockets.get_mut(id).map_or(0, |s| core::mem::take(&mut s.error))
+        let Some(s) = self.sockets.get_mut(id) else { return 0 };
+        match core::mem::take(&mut s.error) {
+            0 => s.conn.and_then(|c| self.conns.get_mut(c)).map_or(0, |c| c.tcb.take_soft_error()),
+            error => error,
+        }
     }
 
     /// accept(2), first half: the oldest connection of the accept queue, taken off. [`Stack::accept_finish`] or

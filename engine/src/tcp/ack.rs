@@ -24,7 +24,8 @@ struct News {
 }
 
 impl Tcb {
-    /// Takes the acknowledgment of a segment; false when the segment ends here.
+    /// Takes the acknowledgment of a segment. False: it is of what was never sent; the segment is to be challenged, and that
+    /// is all (RFC 9293 3.10.7.4, fifth check).
     pub(super) fn process_ack(&mut self, env: &mut Env, seg: &Segment) -> bool {
         let ack = seg.hdr.ack;
         if ack.after(self.snd.nxt) {
@@ -32,6 +33,7 @@ impl Tcb {
             return false;
         }
         self.rec.probes = 0;
+        self.soft_error = 0;
         let mut news = News::default();
         if ack.before(self.snd.una) {
             self.take_sack(env, seg, &mut news);
@@ -261,7 +263,7 @@ impl Tcb {
         self.timers.cancel(Timer::LossProbe);
     }
 
-    fn remember_window(&mut self) {
+    pub(super) fn remember_window(&mut self) {
         self.rec.prior_cwnd = self.cc.cwnd;
         self.rec.prior_ssthresh = self.cc.ssthresh;
     }

@@ -9,6 +9,8 @@ use crate::wire::Flags;
 
 /// PAWS does not hold after this long without news (RFC 7323 5.5).
 const PAWS_IDLE_S: u32 = 24 * 24 * 60 * 60;
+/// When a SYN goes again after a stale SYN-ACK: Linux's TCP_TIMEOUT_MIN, two ticks of its clock.
+const SYN_AGAIN_MS: u64 = 8;
 /// TIME-WAIT: Linux's TCP_TIMEWAIT_LEN. DEVIATES RFC 9293 MUST-13: not 2 MSL of the RFC's 2 minutes.
 pub(super) const TIME_WAIT_MS: u64 = 60_000;
 
@@ -31,6 +33,10 @@ impl Tcb {
         if h.flags.has(Flags::ACK) {
             // A stale SYN-ACK acknowledges what we never sent: the reset that RFC 9293 figure 8 shows.
             if h.ack.before_eq(self.snd.iss) || h.ack.after(self.snd.nxt) {
+                // The SYN may have been taken for an old one meanwhile, and its answer lost: soon once more, as Linux does.
+                if self.rec.backoff == 0 {
+                    self.timers.set(Timer::Retransmit, env.now.plus_ms(SYN_AGAIN_MS));
+                }
                 return Outcome::reply(Reply::reset_for(seg));
             }
             if let Some(t) = h.options.timestamps
@@ -110,7 +116,7 @@ impl Tcb {
             return outcome;
         }
         if !self.process_ack(env, seg) {
-            return Outcome::DONE;
+            return self.challenge(env);
         }
         self.after_ack_transitions(env);
         if self.state == State::Closed {
@@ -270,6 +276,8 @@ impl Tcb {
         self.snd.wl2 = seg.hdr.ack;
         self.syn_acknowledged(env);
         self.syn_due = false;
+        // The peer's SYN-ACK has a SYN that we have already: a duplicate, and those are answered.
+        self.acks.now |= seg.hdr.flags.has(Flags::SYN);
         self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
         self.established(env);
         None
@@ -378,6 +386,7 @@ impl Tcb {
             }
             self.reorder.remove_before(self.rcv.nxt);
         }
+        self.unreported.remove_before(self.rcv.nxt);
     }
 
     fn take_out_of_order(&mut self, env: &mut Env, start: SeqNum, data: &[u8]) {
@@ -400,6 +409,8 @@ impl Tcb {
             return;
         }
         self.last_ooo = start;
+        // Full: the lowest ranges are named in any case.
+        let _ = self.unreported.insert(range);
         env.counters.inc(Counter::TCPOFOQueue);
     }
 
@@ -419,6 +430,12 @@ impl Tcb {
 
     /// RFC 9293 3.10.7.4, eighth check.
     fn process_fin(&mut self, env: &mut Env, seg: &Segment) {
+        if seg.hdr.flags.has(Flags::FIN) && self.rcv.fin && seg.end().before_eq(self.rcv.nxt) {
+            // Our ACK was lost, or is late.
+            env.counters.inc(Counter::DelayedACKLost);
+            self.report_duplicate(env, seg.hdr.seq, seg.end());
+            self.acks.now = true;
+        }
         if seg.hdr.flags.has(Flags::FIN) && !self.rcv.fin {
             let at = seg.hdr.seq + seg.payload.len() as u32;
             if at.after_eq(self.rcv.nxt) && at.before_eq(self.rcv.nxt + self.offered()) {

@@ -15,6 +15,7 @@
 //! | `ack` | what an acceptable ACK does: window, scoreboard, loss detection |
 //! | `output` | the next segment that may leave |
 //! | `timers` | the timer table and what each timer does |
+//! | `trouble` | ICMP errors: unreachable peers, smaller links |
 //! | `user` | write, read, shutdown, close, abort |
 //! | `window` | the receive window and its buffer |
 //! | `rtt`, `congestion` | estimates: RFC 6298, CUBIC (RFC 9438) and NewReno |
@@ -29,6 +30,7 @@ mod output;
 pub mod rtt;
 pub mod state;
 mod timers;
+mod trouble;
 pub mod user;
 mod window;
 
@@ -42,7 +44,7 @@ pub use timers::Timer;
 pub use user::TcpInfo;
 
 use crate::fixed::{Pool, RangeSet, StreamBuf};
-use crate::values::limits::{REORDER_RANGES, SACK_RANGES};
+use crate::values::limits::{REORDER_RANGES, SACK_RANGES, UNREPORTED_RANGES};
 use crate::values::{Counter, Counters, Instant, SeqNum, Sysctls};
 use crate::wire::{Flags, Header, Timestamps};
 use bytemuck::Zeroable;
@@ -363,6 +365,8 @@ pub struct Tcb {
     _pad: [u8; 2],
     /// The errno that ended it, or 0.
     error: i32,
+    /// The errno of the last ICMP error, or 0; see `trouble`.
+    soft_error: i32,
     pub snd: Snd,
     pub rcv: Rcv,
     pub ts: Ts,
@@ -377,6 +381,9 @@ pub struct Tcb {
     sacked: RangeSet<SACK_RANGES>,
     /// What was received above RCV.NXT.
     reorder: RangeSet<REORDER_RANGES>,
+    /// Of that, what no SACK block has named yet. A turn takes many segments and sends few ACKs: none of the news may be lost,
+    /// or the peer sends again what is here.
+    unreported: RangeSet<UNREPORTED_RANGES>,
     /// The range that was received last, to report it first.
     last_ooo: SeqNum,
     /// MSS of the path: MTU less headers, options not counted.
@@ -519,15 +526,9 @@ impl Tcb {
         }
     }
 
-    /// The RST that aborts this connection.
-    fn reset_reply(&self) -> Reply {
-        Reply {
-            seq: self.snd.nxt,
-            ack: self.rcv.nxt,
-            flags: Flags::RST | Flags::ACK,
-            window: 0,
-            timestamps: None,
-        }
+    /// The RST that aborts this connection. It offers the window as any segment does (tcp_send_active_reset).
+    fn reset_reply(&self, env: &Env) -> Reply {
+        Reply { flags: Flags::RST | Flags::ACK, ..self.ack_reply(env) }
     }
 
     /// To CLOSED, with an error for the user (0: none). Buffers that nobody can use any more are given back.
@@ -551,6 +552,7 @@ impl Tcb {
         self.send.clear(pool);
         self.recv.clear(pool);
         self.reorder.clear();
+        self.unreported.clear();
     }
 
     /// Every chunk that this connection owns, for the repair of the pool.

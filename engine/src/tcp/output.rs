@@ -2,6 +2,7 @@
 
 use super::timers::CORK_MS;
 use super::{Env, Phase, State, Tcb, Timer, handshake};
+use crate::fixed::ranges::Range;
 use crate::values::{Counter, SeqNum};
 use crate::wire::{Flags, Options, SackBlocks, Timestamps};
 
@@ -95,11 +96,10 @@ impl Tcb {
         let s = env.sysctls;
         let options = Options {
             mss: Some(handshake::announced_mss(self.path_mss, &self.options) as u16),
-            window_scale: (s.tcp_window_scaling[0] != 0
-                && (!answer || self.snd.scale != 0 || self.rcv.scale != 0))
-                .then_some(self.rcv.scale),
-            sack_permitted: s.tcp_sack[0] != 0 && (!answer || self.sack_ok),
-            timestamps: (s.tcp_timestamps[0] != 0 && (!answer || self.ts.enabled))
+            // Also where both ends sent a SYN and the other's had none of these: it is the first SYN again, with an ACK.
+            window_scale: (s.tcp_window_scaling[0] != 0).then_some(self.rcv.scale),
+            sack_permitted: s.tcp_sack[0] != 0,
+            timestamps: (s.tcp_timestamps[0] != 0)
                 .then(|| Timestamps { val: self.ts_now(env), ecr: if answer { self.ts.recent } else { 0 } }),
             sack: SackBlocks::default(),
         };
@@ -359,12 +359,14 @@ impl Tcb {
         self.acks.now &= reports && !with_blocks;
         self.timers.cancel(Timer::DelayedAck);
         self.totals.segs_out = self.totals.segs_out.wrapping_add(1);
+        let options = self.options_for(env, with_blocks);
+        self.acks.now |= with_blocks && !self.unreported.is_empty();
         OutSegment {
             seq,
             ack: self.rcv.nxt,
             flags,
             window: (window >> self.rcv.scale).min(0xffff) as u16,
-            options: self.options_for(env, with_blocks),
+            options,
             payload_offset,
             payload_len,
             gso_size,
@@ -377,27 +379,57 @@ impl Tcb {
         Options { timestamps, sack, ..Options::default() }
     }
 
-    /// RFC 2018 4 and RFC 2883: the duplicate first, then the range that was received last, then the others.
+    /// RFC 2018 4 and RFC 2883: the duplicate first, then what no ACK has named yet, then the range that was received last, then
+    /// the others. What finds no room is named by the next ACK, which follows at once. The news come in the order of their
+    /// numbers, which is that of their arrival: a sender that reads of the latest first takes the others for lost (RFC 8985).
     fn sack_blocks(&mut self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
         if !self.sack_ok {
+            self.unreported.clear();
             return blocks;
         }
+        // With timestamps the header has room for three.
+        let most = if self.ts.enabled { 3 } else { 4 };
+        let mut named = 0;
         if core::mem::take(&mut self.acks.dsack) {
             blocks.push(self.acks.dsack_start, self.acks.dsack_end);
+            named += 1;
         }
-        let recent = self.reorder.containing(self.last_ooo);
-        if let Some(r) = recent {
-            blocks.push(r.start, r.end);
-        }
-        for r in self.reorder.as_slice() {
-            if Some(*r) != recent && !blocks.push(r.start, r.end) {
+        let mut done = [None; 4];
+        let candidates = self
+            .unreported
+            .as_slice()
+            .iter()
+            .filter_map(|r| self.reorder.containing(r.start))
+            .chain(self.reorder.containing(self.last_ooo))
+            .chain(self.reorder.as_slice().iter().copied());
+        for r in candidates {
+            if named == most {
                 break;
             }
+            if !done.contains(&Some(r)) {
+                blocks.push(r.start, r.end);
+                done[named] = Some(r);
+                named += 1;
+            }
         }
-        // A data segment's header must leave room: with timestamps, three.
-        blocks.truncate(if self.ts.enabled { 3 } else { 4 });
+        self.forget_reported(&done);
         blocks
+    }
+
+    /// What lies in the ranges that an ACK names is reported.
+    fn forget_reported(&mut self, named: &[Option<Range>]) {
+        if self.unreported.is_empty() {
+            return;
+        }
+        let all = self.unreported;
+        self.unreported.clear();
+        for r in all.as_slice() {
+            if !named.iter().flatten().any(|n| n.start.before_eq(r.start) && r.end.before_eq(n.end)) {
+                // There was room for all of them.
+                let _ = self.unreported.insert(*r);
+            }
+        }
     }
 
     /// Nothing may leave although something waits: the peer's window is shut, or TCP_CORK holds a partial segment.

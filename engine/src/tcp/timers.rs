@@ -159,8 +159,10 @@ impl Tcb {
 
     fn give_up(&mut self, env: &mut Env) -> Option<super::Reply> {
         env.counters.inc(Counter::TCPAbortOnTimeout);
-        let reply = self.orphan.then(|| self.reset_reply());
-        self.end(env, libc::ETIMEDOUT);
+        let reply = self.orphan.then(|| self.reset_reply(env));
+        // What ICMP said of the peer is more than that it was silent.
+        let errno = if self.soft_error != 0 { self.soft_error } else { libc::ETIMEDOUT };
+        self.end(env, errno);
         reply
     }
 
@@ -279,7 +281,7 @@ impl Tcb {
         let most = seconds_or(self.options.keepcnt, env.sysctls.tcp_keepalive_probes[0]);
         if u64::from(self.rec.probes) >= most {
             env.counters.inc(Counter::TCPAbortOnTimeout);
-            let reply = self.reset_reply();
+            let reply = self.reset_reply(env);
             self.end(env, libc::ETIMEDOUT);
             return Some(reply);
         }

@@ -171,6 +171,7 @@ impl Tcb {
         if !matches!(self.state, State::TimeWait) {
             self.recv.clear(env.pool);
             self.reorder.clear();
+            self.unreported.clear();
         }
         match self.state {
             State::Closed | State::Listen => CloseAction::Gone,
@@ -185,7 +186,7 @@ impl Tcb {
             _ if linger_zero || unread => {
                 // RFC 2525 2.17, RFC 9293 SHLD-3: unread data was lost, the peer must know.
                 env.counters.inc(if unread { Counter::TCPAbortOnClose } else { Counter::TCPAbortOnData });
-                let reply = self.reset_reply();
+                let reply = self.reset_reply(env);
                 self.end(env, 0);
                 CloseAction::Reset(reply)
             }
@@ -201,7 +202,7 @@ impl Tcb {
     pub fn abort(&mut self, env: &mut Env, errno: i32) -> Option<Reply> {
         let reply = (self.state.is_synchronized() && self.state != State::TimeWait
             || self.state == State::SynReceived)
-            .then(|| self.reset_reply());
+            .then(|| self.reset_reply(env));
         self.end(env, errno);
         reply
     }

@@ -109,6 +109,7 @@ impl Tcb {
     /// Forgets what was received out of order; the peer will send it again. Its chunks go with the buffer.
     pub(super) fn discard_out_of_order(&mut self, env: &mut Env) {
         self.reorder.clear();
+        self.unreported.clear();
         self.recv.shrink_if_empty(env.pool, false);
     }
 }

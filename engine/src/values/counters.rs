@@ -97,6 +97,8 @@ counters! {
     TCPSACKReorder = "TcpExtTCPSACKReorder", "Reordering found by SACK.";
     TWKilled = "TcpExtTWKilled", "TIME-WAIT entries dropped early.";
     TCPTimeWaitOverflow = "TcpExtTCPTimeWaitOverflow", "TIME-WAIT table full.";
+    IcmpErrors = "TcpreloadIcmpErrors", "ICMP errors about TCP segments, for whatever connection.";
+    IcmpInErrors = "IcmpInErrors", "ICMP packets with a bad checksum.";
     InNoRoutes = "IpExtInNoRoutes", "Packets for nobody here.";
     InCsumErrorsIp = "IpExtInCsumErrors", "Bad IP header checksums.";
     // What the kernel does before TCP and this stack has to redo, and what only a stack like this one has.

@@ -44,6 +44,8 @@ errors! {
     AddressNotAvailable = EADDRNOTAVAIL, "address not available";
     NetworkUnreachable = ENETUNREACH, "network unreachable";
     HostUnreachable = EHOSTUNREACH, "no route to host";
+    HostDown = EHOSTDOWN, "host is down";
+    NoNetwork = ENONET, "machine is not on the network";
     ConnectionRefused = ECONNREFUSED, "connection refused";
     ConnectionReset = ECONNRESET, "connection reset by peer";
     ConnectionAborted = ECONNABORTED, "connection aborted";

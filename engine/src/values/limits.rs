@@ -61,5 +61,9 @@ pub const SACK_RANGES: usize = 32;
 /// Ranges of out-of-order bytes held, per connection.
 pub const REORDER_RANGES: usize = 64;
 
+/// Ranges received out of order that no SACK block has named yet: what one turn of the engine may bring. Of more than these,
+/// the lowest are named.
+pub const UNREPORTED_RANGES: usize = 32;
+
 /// The largest IP packet that the device hands over or takes.
 pub const MAX_PACKET_BYTES: usize = 65_536 + 40;

@@ -144,9 +144,8 @@ impl Header {
                 out[1] = self.tos;
                 out[2..4].copy_from_slice(&total.to_be_bytes());
                 out[4..6].copy_from_slice(&self.id.to_be_bytes());
-                // DF stays clear: the ICMP errors that path MTU discovery needs are not evaluated, so routers may cut (Linux
-                // with ip_no_pmtu_disc = 1).
-                out[6] = 0;
+                // DF: a router with a smaller link says so (RFC 1191).
+                out[6] = 0x40;
                 out[8] = self.ttl;
                 out[9] = self.proto;
                 out[12..16].copy_from_slice(&self.src.octets_v4());

@@ -1,6 +1,7 @@
 //! Wire formats: bytes to plain structs and back. No state, no allocation, nothing that a hostile packet could break.
 
 pub mod checksum;
+pub mod icmp;
 pub mod ip;
 pub mod tcp;
 

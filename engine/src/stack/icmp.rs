@@ -1,0 +1,69 @@
+//! ICMP errors about segments of ours (RFC 5927, RFC 9293 3.9.2.2): to the connection, or to the half-open one, that sent them.
+
+use super::listen::RequestId;
+use super::sockets::{Before, env, path_mss};
+use super::{ConnId, Stack};
+use crate::tcp::{Env, Outcome};
+use crate::values::link::RxChecksum;
+use crate::values::{Counter, Instant, RxMeta};
+use crate::wire::Sum;
+use crate::wire::icmp::{self, Notice, Trouble};
+use crate::wire::ip::{PROTO_ICMPV6, Packet};
+
+impl Stack {
+    pub(super) fn icmp_input(&mut self, now: Instant, meta: &RxMeta, packet: &Packet) {
+        if meta.checksum != RxChecksum::Verified && !is_intact(packet) {
+            self.core.counters.inc(Counter::IcmpInErrors);
+            return;
+        }
+        let Some(mut notice) = icmp::parse(packet) else { return };
+        self.core.counters.inc(Counter::IcmpErrors);
+        if notice.tuple.remote.addr.is_link_local_v6() {
+            notice.tuple.remote.scope = meta.ifindex;
+        }
+        if let Some(id) = self.find_conn(&notice.tuple) {
+            if packet.ttl < self.conns[id].min_ttl {
+                self.core.counters.inc(Counter::TCPMinTTLDrop);
+                return;
+            }
+            self.conn_trouble(now, id, &notice);
+        } else if let Some(id) = self.find_request(&notice.tuple) {
+            self.request_trouble(id, &notice);
+        }
+    }
+
+    fn conn_trouble(&mut self, now: Instant, id: ConnId, notice: &Notice) {
+        let core = &mut *self.core;
+        core.in_work = Some(id);
+        let conn = &mut self.conns[id];
+        let before = Before::of(conn);
+        let mut env = env!(self, core, now);
+        let outcome: Outcome = match notice.trouble {
+            Trouble::Unreachable { error, .. } => conn.tcb.unreachable(&mut env, notice.seq, error),
+            Trouble::TooBig { mtu } => {
+                conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, notice.tuple.remote.addr))
+            }
+        };
+        self.settle(now, id, before, outcome);
+    }
+
+    /// tcp_req_err: what a router on the way says ends a half-open connection; what the peer itself says does not, for it is
+    /// the peer that began.
+    fn request_trouble(&mut self, id: RequestId, notice: &Notice) {
+        if self.requests[id].iss() != notice.seq {
+            self.core.counters.inc(Counter::OutOfWindowIcmps);
+        } else if let Trouble::Unreachable { on_the_way: true, .. } = notice.trouble {
+            self.remove_request(id);
+            self.core.counters.inc(Counter::ListenDrops);
+        }
+    }
+}
+
+/// A packet from this host has a whole checksum too: ICMP is not left to hardware.
+fn is_intact(packet: &Packet) -> bool {
+    let mut sum = Sum::default();
+    if packet.proto == PROTO_ICMPV6 {
+        sum = sum.pseudo(packet.src, packet.dst, PROTO_ICMPV6, packet.payload.len());
+    }
+    sum.plus(packet.payload).finish() == 0
+}
