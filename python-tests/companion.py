@@ -463,6 +463,48 @@ def switches(pid):
     return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.M)[1])
 
 
+AGAIN = """
+import os, socket, sys
+left = int(sys.argv[1])
+listener = socket.create_server(("", 7000))
+if left == 20:
+    print("up", flush=True)
+c, _ = listener.accept()
+c.sendall(b"%d" % left)
+c.recv(10)
+if left:
+    os.execv(sys.executable, [sys.executable, sys.argv[0], str(left - 1)])
+print("done")
+"""
+
+
+def again():
+    """A program that replaces itself by exec, its sockets closed by that, has its port at once: the reloading of many servers."""
+    with net.Line() as line:
+        script = stage().file("again.py")
+        Path(script).write_text(AGAIN)
+        side = Side(line.server, [stage().python, script, 20], True)
+        side.wait_for_line()
+        for left in range(20, -1, -1):
+            def reached():
+                try:
+                    c = connection(line, 5)
+                    return c, c.recv(10)
+                except ConnectionError:
+                    # Between the two nobody listens.
+                    return None
+            c, said = eventually(f"the program with {left} to go", lambda: (got := reached()) and got[1] and got)
+            if said != b"%d" % left:
+                raise Failed(f"{said} instead of {left}")
+            c.sendall(b"x")
+            if left and not ends(c):
+                raise Failed("a connection survives an exec that closes it")
+            c.close()
+        text = side.finish(10)
+        if "done" not in text:
+            raise Failed(text)
+
+
 def cheap():
     """Under load the companion looks a few hundred times a second, and does not wake for a packet."""
     with net.Line() as line:
@@ -525,6 +567,6 @@ def tests(full=False):
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
         ("computing", computing), ("driver stopped", stopped), ("companion under load", cheap),
-        ("asked to end", asked_to_end), ("no companion", alone),
+        ("asked to end", asked_to_end), ("exec again", again), ("no companion", alone),
     ]
     return [Test(name, "tcpreload", run) for name, run in scenarios]

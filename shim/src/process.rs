@@ -83,6 +83,7 @@ pub fn arrive(rt: &Runtime, open: impl Iterator<Item = (RawFd, u64)>) {
     }
     let (stack, now) = locked.stack_now();
     stack.settle_process(now, place, &found);
+    rt.words().process_execs(place, false);
     drop(locked);
     rt.ring_companion();
 }
@@ -264,6 +265,7 @@ pub fn before_exec() -> Option<Departure> {
     departure.guards = true;
     let ids: Vec<SockId> = survivors.iter().map(|s| s.1).collect();
     locked.stack().exec_begins(holder(), &ids);
+    rt.words().process_execs(holder(), true);
     if survivors.is_empty() && (alone == 0 || !there) {
         // Nothing of ours goes on in this process.
         rt.words().process_leaves(holder());
@@ -301,6 +303,7 @@ impl Departure {
             be(self.rt.words(), holder());
         }
         locked.stack().exec_failed(holder());
+        self.rt.words().process_execs(holder(), false);
         if self.guards {
             portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
         }

@@ -27,6 +27,9 @@ struct ProcessWords {
     pid: AtomicU32,
     /// When it was started, as /proc/PID/stat has it; 0: not known.
     started: AtomicU64,
+    /// It is in an exec, and what does not survive that is still counted. Changed under the lock.
+    execs: AtomicU32,
+    _pad: AtomicU32,
 }
 
 const FREE: u32 = 0;
@@ -82,11 +85,23 @@ impl Words {
         self.processes().any(|p| !p.is_leaving)
     }
 
+    /// An exec begins, or is over: what that means for what the process holds is said under the same hold of the lock.
+    pub fn process_execs(&self, holder: Holder, execs: bool) {
+        if let Some(place) = self.processes.get(holder as usize) {
+            place.execs.store(u32::from(execs), Ordering::Release);
+        }
+    }
+
+    pub fn is_in_exec(&self, holder: Holder) -> bool {
+        self.processes.get(holder as usize).is_some_and(|p| p.execs.load(Ordering::Acquire) != 0)
+    }
+
     /// The place is free. What its process held was given back before, under the lock.
     pub fn process_is_gone(&self, holder: Holder) {
         let Some(place) = self.processes.get(holder as usize) else { return };
         place.pid.store(0, Ordering::Release);
         place.started.store(0, Ordering::Release);
+        place.execs.store(0, Ordering::Release);
         place.state.store(FREE, Ordering::Release);
     }
 

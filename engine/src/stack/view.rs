@@ -70,6 +70,8 @@ pub(super) struct Core {
     pub by_port: Index<Socket, ByPort, 4096>,
     pub by_cookie: Index<Socket, ByCookie, 16_384>,
     pub by_number: Index<Port, ByNumber, 4096>,
+    /// The connection that the lock's holder works on. Beside what every holder touches.
+    pub in_work: Option<ConnId>,
     pub output: List<Conn, Output>,
     pub time_waits: List<Conn, TimeWaits>,
     pub replies: ReplyQueue,
@@ -80,8 +82,6 @@ pub(super) struct Core {
     /// Bound of one connection's window, from what the receive rings hold.
     pub device_limit: u32,
     pub ip_id: u32,
-    /// The connection that the lock's holder works on.
-    pub in_work: Option<ConnId>,
     /// A pseudo-random walk, for ports.
     pub walk: u64,
 }

@@ -108,13 +108,16 @@ impl Companion {
             }
             self.execs.retain(|e| *e != (holder, pipe));
             close(pipe);
-            let goes_on = self.seat.visit(|stack, now| {
-                stack.exec_happened(now, holder);
-                stack.holds_anything(holder)
+            self.seat.visit_with_words(|stack, now, words| {
+                // The new program may have been faster, and counted what it has.
+                if words.is_in_exec(holder) {
+                    stack.exec_happened(now, holder);
+                    words.process_execs(holder, false);
+                    if !stack.holds_anything(holder) {
+                        words.process_leaves(holder);
+                    }
+                }
             });
-            if goes_on == Some(false) {
-                self.seat.words().process_leaves(holder);
-            }
         }
     }
 }

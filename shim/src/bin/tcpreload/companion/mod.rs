@@ -21,6 +21,7 @@ mod requests;
 mod seat;
 
 use core::time::Duration;
+use engine::shared::messages::Message;
 use engine::shared::words::sleep;
 use engine::stack::{COMPANION, IN_FLIGHT, PortId};
 use engine::sys;
@@ -66,6 +67,8 @@ struct Companion {
     /// The socket that it is asked by.
     listening: RawFd,
     connections: Vec<Connection>,
+    /// Who wants a guard, and what of.
+    asked: Vec<(RawFd, Message)>,
     watched: BTreeMap<u32, Watched>,
     /// The family has more than one process.
     several: bool,
@@ -136,6 +139,7 @@ impl Companion {
             called: true,
             listening: descriptors.listening,
             connections: Vec::new(),
+            asked: Vec::new(),
             watched: BTreeMap::new(),
             several: false,
             execs: Vec::new(),
@@ -175,6 +179,7 @@ impl Companion {
         self.hear();
         self.look_after_execs();
         self.look_after_processes();
+        self.answer();
         self.look_after_ports();
     }
 

@@ -31,17 +31,14 @@ impl Companion {
         while let Ok(fd) = sys::accept(self.listening) {
             self.connections.push(Connection { fd, is_patient: false });
         }
-        let mut asked = Vec::new();
         let mut n = 0;
         while n < self.connections.len() {
-            if self.hear_one(n, &mut asked) {
+            if self.hear_one(n) {
                 n += 1;
             } else {
                 self.connections.remove(n);
             }
         }
-        // Behind what the family has said of its guards.
-        asked.into_iter().for_each(|(connection, question)| self.give(connection, &question));
         let (guests, seat) = (&mut self.guests, &mut self.seat);
         guests.retain(|&(port, fd)| {
             let goes_on = sys::poll_one(fd, libc::POLLIN) == 0;
@@ -53,8 +50,15 @@ impl Companion {
         });
     }
 
-    /// What came over one connection; another family's question goes to `asked`. False: that was all, for ever.
-    fn hear_one(&mut self, n: usize, asked: &mut Vec<(RawFd, Message)>) -> bool {
+    /// Answers those who want a guard: behind what the family has said, and what has become of its processes.
+    pub fn answer(&mut self) {
+        for (connection, question) in core::mem::take(&mut self.asked) {
+            self.give(connection, &question);
+        }
+    }
+
+    /// What came over one connection; who wants a guard is answered later. False: that was all, for ever.
+    fn hear_one(&mut self, n: usize) -> bool {
         let fd = self.connections[n].fd;
         loop {
             match messages::receive(fd) {
@@ -62,7 +66,7 @@ impl Companion {
                     let is_ours = message.secret == self.seat.words().companion.secret();
                     if message.subject == Subject::Give {
                         fds.into_iter().for_each(close);
-                        asked.push((fd, message));
+                        self.asked.push((fd, message));
                         return false;
                     }
                     if !is_ours {
