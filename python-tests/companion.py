@@ -17,9 +17,11 @@ import net
 from harness import Failed, Side, Test, stage
 
 ECHO = """
-import os, socket, sys
+import os, signal, socket, sys
 listener = socket.create_server(("", 7000), backlog=1024)
 workers = int(sys.argv[1])
+if not workers:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 def serve():
     import selectors
     listener.setblocking(False)
@@ -386,10 +388,10 @@ def all_gone():
             c.close()
             time.sleep(0.2)
             if how == "exits":
-                server.kill(signal.SIGINT)
+                server.kill(signal.SIGTERM)
             else:
                 server.kill()
-            server.process.communicate()
+            server.process.communicate(timeout=10)
             eventually(f"nobody is there when the program {how}", lambda: not line.server.inhabitants())
             if line.server.listens(7000):
                 raise Failed("a guard is left")

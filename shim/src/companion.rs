@@ -27,6 +27,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 /// A companion that lives less than this lives short; after this many of them one after the other no more are started.
 const SHORT_US: u64 = 1_000_000;
 const SHORT_LIVES: u32 = 10;
+/// One that has not come up after this time is looked for.
+const COMES_UP_US: u64 = 500_000;
 /// A start that was begun by a process which then died is given up after this time.
 const PATIENCE_US: u64 = 2_000_000;
 /// How long another family's companion has for its answer.
@@ -49,6 +51,11 @@ pub fn ensure(rt: &Runtime) {
                 return;
             }
             true
+        }
+        state::STARTED if words.pid.load(Ordering::Acquire) == 0 && since > COMES_UP_US => {
+            // Finds out whether anybody has its socket.
+            let _ = connected(rt);
+            return;
         }
         _ => false,
     };
@@ -97,7 +104,10 @@ static INTRODUCED: AtomicU32 = AtomicU32::new(0);
 #[inline]
 pub fn look(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.has_died() || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed) {
+    if words.has_died()
+        || words.pid.load(Ordering::Relaxed) == 0
+        || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed)
+    {
         look_after(rt);
     }
 }
@@ -105,7 +115,7 @@ pub fn look(rt: &Runtime) {
 #[cold]
 fn look_after(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.has_died() {
+    if words.has_died() || words.pid.load(Ordering::Acquire) == 0 {
         ensure(rt);
     }
     let state = words.state.load(Ordering::Acquire);
@@ -329,8 +339,8 @@ fn connected(rt: &Runtime) -> Result<RawFd, i32> {
     }
     let fd = match messages::connect(words.name.load(Ordering::Acquire)) {
         Err(libc::ECONNREFUSED) if words.pid.load(Ordering::Acquire) == 0 => {
-            give_up(rt, "it has not come up");
-            return Err(libc::ECONNREFUSED);
+            // It was killed before it was there.
+            return if start_again(rt) { connected(rt) } else { Err(libc::ECONNREFUSED) };
         }
         other => sys::move_high(other?)?,
     };
@@ -345,6 +355,21 @@ fn connected(rt: &Runtime) -> Result<RawFd, i32> {
         let _ = sys::close(known as u32 as RawFd - 1);
     }
     Ok(fd)
+}
+
+/// One that has not come up is given up, and another started. False: there is none.
+fn start_again(rt: &Runtime) -> bool {
+    let words = &rt.words().companion;
+    let started =
+        words.state.compare_exchange(state::STARTED, state::NONE, Ordering::AcqRel, Ordering::Acquire);
+    if started.is_ok() {
+        if words.short_lives.fetch_add(1, Ordering::AcqRel) >= SHORT_LIVES {
+            give_up(rt, "it does not come up");
+        } else {
+            ensure(rt);
+        }
+    }
+    is_there(rt)
 }
 
 /// How often the companion is rung for to make room in its queue.
