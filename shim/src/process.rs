@@ -88,6 +88,21 @@ pub fn arrive(rt: &Runtime, open: impl Iterator<Item = (RawFd, u64)>) {
     rt.ring_companion();
 }
 
+/// What this process holds, `place` holds as well: a child that is about to be. By this process's own table, whose length is
+/// what a fork costs, and which says the same where the list of the family had no place for one of the two.
+fn retain_all(locked: &mut Locked, place: Holder) {
+    locked.stack().set_holder(place);
+    for (_, kind) in fdtable::ours() {
+        match kind {
+            Kind::Socket(id) => locked.stack().retain(id),
+            Kind::Epoll(set) => locked.stack().epoll_retain(set),
+            Kind::Foreign => {}
+        }
+    }
+    portguard::ports().into_iter().for_each(|port| locked.stack().port_copied(port));
+    locked.stack().set_holder(holder());
+}
+
 /// The guards of this process are gone.
 fn drop_guards(locked: &mut Locked) {
     portguard::ports().into_iter().for_each(|port| locked.stack().port_copy_gone(port));
@@ -124,7 +139,7 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let mut place = UNCOUNTED;
     if let Some(locked) = &mut locked {
         place = rt.words().expect_process(sys::getpid() as u32).unwrap_or(UNCOUNTED);
-        locked.stack().copy_process(holder(), place);
+        retain_all(locked, place);
     }
     let pid = real();
     if pid == 0 {
@@ -136,6 +151,11 @@ pub fn fork(real: impl FnOnce() -> libc::pid_t) -> libc::pid_t {
     let errno = crate::errno::get();
     if let Some(mut locked) = locked {
         if pid < 0 {
+            // The child never was.
+            locked.stack().set_holder(place);
+            release_all(&mut locked, fdtable::ours());
+            drop_guards(&mut locked);
+            locked.stack().set_holder(holder());
             vacate(rt, &mut locked, place);
         } else if !ELSEWHERE.load(Ordering::Relaxed) {
             // Both sides note the child, so that neither can end first and take itself for the last.

@@ -162,14 +162,6 @@ impl Stack {
         self.holds.iter().any(|(_, hold)| hold.holder == holder)
     }
 
-    fn retain_held(&mut self, held: Held) {
-        match held {
-            Held::Socket(id) => self.retain(id),
-            Held::Set(id) => self.epoll_retain(id),
-            Held::Port(id) => self.port_copied(id),
-        }
-    }
-
     fn release_held(&mut self, now: Instant, held: Held) {
         match held {
             Held::Socket(id) => self.release(now, id),
@@ -191,16 +183,6 @@ impl Stack {
         self.as_holder(holder, |stack| {
             for (held, count, _) in theirs {
                 (0..count).for_each(|_| stack.release_held(now, held));
-            }
-        });
-    }
-
-    /// A process is about to fork: `to` will hold what `from` holds.
-    pub fn copy_process(&mut self, from: Holder, to: Holder) {
-        let theirs = self.holds_of(from);
-        self.as_holder(to, |stack| {
-            for (held, count, _) in theirs {
-                (0..count).for_each(|_| stack.retain_held(held));
             }
         });
     }

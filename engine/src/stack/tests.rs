@@ -520,7 +520,10 @@ fn a_process_that_ends_gives_back_what_it_held() {
     let l = n.b.listener(80, 50);
     let (c, s) = n.connected(l, 80);
     let set = n.b.stack.epoll_create().unwrap();
-    n.b.stack.copy_process(IN_FLIGHT, 5);
+    n.b.stack.retain_for(5, &[l, s]);
+    n.b.stack.set_holder(5);
+    n.b.stack.epoll_retain(set);
+    n.b.stack.set_holder(IN_FLIGHT);
     assert_eq!((n.b.stack.refs(l), n.b.stack.refs(s), n.b.stack.epoll_refs(set)), (2, 2, 2));
     let now = n.time();
     // The first closes the connection; a death inside of the lock changes nothing of that.
