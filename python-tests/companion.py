@@ -272,6 +272,39 @@ def companion_killed():
         return f"companions {first + second}"
 
 
+def strangers():
+    """Anybody may connect to a companion and say nothing, or nonsense: it keeps no more than some of them, and does its work."""
+    with net.Line() as line:
+        server = echo_server(line)
+        pid, = eventually("a companion", lambda: companions(line.server))
+        names = inside(line.server, lambda: re.findall(r"@(tcpreload/[0-9a-f]{16})", Path("/proc/thread-self/net/unix").read_text()))
+
+        def intrude():
+            many = []
+            for n in range(300):
+                s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                s.settimeout(5)
+                s.connect("\0" + names[0])
+                if n % 3 == 0:
+                    s.send(os.urandom(60))
+                many.append(s)
+            return many
+
+        many = inside(line.server, intrude)
+        kept = lambda: len(os.listdir(f"/proc/{pid}/fd"))
+        eventually("most are sent away", lambda: kept() < 150)
+        note = f"{kept()} descriptors"
+        c = connection(line)
+        echo(c)
+        server.kill()
+        server.process.wait()
+        if not ends(c):
+            raise Failed("a connection has not ended")
+        for s in many:
+            s.close()
+        return note
+
+
 def restarts(privilege):
     """A server is killed and started again, twenty times, under load: it has its port at once."""
     with net.Line() as line:
@@ -565,7 +598,7 @@ def alone():
 
 def tests(full=False):
     scenarios = [
-        ("death in the lock", death_in_the_lock), ("companion killed", companion_killed),
+        ("death in the lock", death_in_the_lock), ("companion killed", companion_killed), ("strangers", strangers),
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
         ("computing", computing), ("driver stopped", stopped), ("companion under load", cheap),

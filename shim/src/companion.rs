@@ -100,14 +100,11 @@ pub fn can_be_relied_on(rt: &Runtime) -> bool {
 /// The companion that has this process's guards.
 static INTRODUCED: AtomicU32 = AtomicU32::new(0);
 
-/// Before every lock: two loads. If the companion has died, another is started; if there is a new one, it gets the guards.
+/// Before every lock: a few loads. If the companion has died, another is started; if there is a new one, it gets the guards.
 #[inline]
 pub fn look(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.has_died()
-        || words.pid.load(Ordering::Relaxed) == 0
-        || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed)
-    {
+    if words.needs_attention() || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed) {
         look_after(rt);
     }
 }
@@ -115,7 +112,7 @@ pub fn look(rt: &Runtime) {
 #[cold]
 fn look_after(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.has_died() || words.pid.load(Ordering::Acquire) == 0 {
+    if words.needs_attention() {
         ensure(rt);
     }
     let state = words.state.load(Ordering::Acquire);

@@ -203,6 +203,17 @@ impl CompanionWords {
         self.state.load(Ordering::Acquire) == companion::STARTED && self.life.is_abandoned()
     }
 
+    /// It has to be started, again perhaps, or has not come up yet. Not where it cannot be had: there is nothing to be done then,
+    /// and this is asked before every lock.
+    #[inline]
+    pub fn needs_attention(&self) -> bool {
+        match self.state.load(Ordering::Acquire) {
+            companion::UNAVAILABLE => false,
+            companion::STARTED => self.pid.load(Ordering::Relaxed) == 0 || self.life.is_abandoned(),
+            _ => true,
+        }
+    }
+
     pub fn secret(&self) -> [u64; 2] {
         [self.secret[0].load(Ordering::Acquire), self.secret[1].load(Ordering::Acquire)]
     }

@@ -286,6 +286,13 @@ impl Stack {
         Some(p.local)
     }
 
+    /// Nobody took it: the guard stays here.
+    pub fn port_not_given(&mut self, id: PortId) {
+        if let Some(p) = self.ports.get_mut(id) {
+            p.given = 0;
+        }
+    }
+
     /// Whether a connection's port was given to another family.
     pub(super) fn is_given(&self, port: Option<PortId>) -> bool {
         port.and_then(|id| self.ports.get(id)).is_some_and(|p| p.given != 0)

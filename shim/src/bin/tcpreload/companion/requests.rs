@@ -6,6 +6,9 @@ use engine::stack::PortId;
 use engine::sys;
 use std::os::fd::RawFd;
 
+/// Connections that may be there and have said nothing yet.
+const SILENT: usize = 64;
+
 /// Whoever has connected.
 pub struct Connection {
     pub fd: RawFd,
@@ -30,6 +33,7 @@ impl Companion {
     pub fn hear(&mut self) {
         while let Ok(fd) = sys::accept(self.listening) {
             self.connections.push(Connection { fd, is_patient: false });
+            self.dismiss_the_silent();
         }
         let mut n = 0;
         while n < self.connections.len() {
@@ -48,6 +52,21 @@ impl Companion {
             }
             goes_on
         });
+    }
+
+    /// Anybody on this machine may connect and say nothing. Those of the family, and those who ask, speak at once.
+    fn dismiss_the_silent(&mut self) {
+        let mut silent = self.connections.iter().enumerate().filter(|(_, c)| !c.is_patient).map(|(n, _)| n);
+        let Some(oldest) = silent.next().filter(|_| silent.count() >= SILENT) else { return };
+        let goes_on = self.hear_one(oldest);
+        let connection = &self.connections[oldest];
+        if goes_on && connection.is_patient {
+            return;
+        }
+        if goes_on {
+            close(connection.fd);
+        }
+        self.connections.remove(oldest);
     }
 
     /// Answers those who want a guard: behind what the family has said, and what has become of its processes.
@@ -173,8 +192,11 @@ impl Companion {
             })
             .flatten()?;
         let answer = Message { local, ..Message::new(Subject::Given) };
-        // If it has gone away meanwhile, the port is free: nobody needs the guard but our old connections, which have it no more.
-        answer.send(connection, &[guard]).ok()?;
+        if answer.send(connection, &[guard]).is_err() {
+            // It has gone away meanwhile; our old connections still need the guard.
+            self.seat.visit(|stack, _| stack.port_not_given(port));
+            return None;
+        }
         Some(port)
     }
 }
