@@ -416,6 +416,11 @@ pub fn default_signals() {
     }
 }
 
+/// Makes an eventfd readable. Only a full counter or a closed descriptor can refuse, and then who waits for it is awake or gone.
+pub fn ring(eventfd: RawFd) {
+    let _ = write(eventfd, &1u64.to_ne_bytes());
+}
+
 pub fn eventfd(value: u32, flags: c_int) -> SysResult<RawFd> {
     // SAFETY: no pointers.
     unsafe { sys!(SYS_eventfd2, value, flags) }.map(fd_of)

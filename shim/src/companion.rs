@@ -104,7 +104,9 @@ static INTRODUCED: AtomicU32 = AtomicU32::new(0);
 #[inline]
 pub fn look(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.needs_attention() || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed) {
+    if words.needs_attention()
+        || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed)
+    {
         look_after(rt);
     }
 }

@@ -14,9 +14,9 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use engine::device::{Device, PacketDevice, Transmitter, WINDOW_LIMIT};
 use engine::driver::{self, Turn};
-use engine::shared::arena::{Arena, Guard};
+use engine::shared::arena::{Arena, ArenaError, Guard};
 use engine::shared::{RoleWords, Words};
-use engine::stack::{Stack, Wake, WakeKind};
+use engine::stack::Stack;
 use engine::sys;
 use engine::values::limits::MAX_WAITERS;
 use engine::values::{Error, Instant};
@@ -145,22 +145,34 @@ pub fn attach() -> Result<&'static Runtime, Fallback> {
     }
 }
 
+impl From<ArenaError> for Fallback {
+    fn from(error: ArenaError) -> Fallback {
+        match error {
+            ArenaError::Os(errno) => Fallback::NoArena(errno),
+            ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
+        }
+    }
+}
+
+/// What comes before the first arena of a process.
+fn get_ready() -> Result<Config, Fallback> {
+    crate::log::start();
+    let config = Config::read().map_err(|text| {
+        crate::log::tell(&text);
+        Fallback::BadConfig
+    })?;
+    crate::fdtable::start().map_err(Fallback::NoArena)?;
+    Ok(config)
+}
+
 impl Runtime {
     fn create() -> Result<Runtime, Fallback> {
-        crate::log::start();
-        let config = Config::read().map_err(|text| {
-            crate::log::tell(&text);
-            Fallback::BadConfig
-        })?;
-        crate::fdtable::start().map_err(Fallback::NoArena)?;
+        let config = get_ready()?;
         let mut device = PacketDevice::open().map_err(|errno| match errno {
             libc::EPERM | libc::EACCES => Fallback::NoCapability,
             errno => Fallback::NoDevice(errno),
         })?;
-        let arena = Arena::create().map_err(|e| match e {
-            engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
-            engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
-        })?;
+        let arena = Arena::create()?;
         crate::process::found(arena.words());
         let guard = arena.lock().ok_or(Fallback::NoArena(libc::EDEADLK))?;
         guard.stack.start(sys::random_seed(), config.sysctls, WINDOW_LIMIT);
@@ -189,22 +201,14 @@ impl Runtime {
 
     /// The runtime of a family whose sockets this program was started with.
     fn join(name: &crate::companion::FamilyName) -> Result<Runtime, Fallback> {
-        crate::log::start();
-        let config = Config::read().map_err(|text| {
-            crate::log::tell(&text);
-            Fallback::BadConfig
-        })?;
-        crate::fdtable::start().map_err(Fallback::NoArena)?;
+        let config = get_ready()?;
         let (fds, rings, v6) = name.attach().map_err(Fallback::NoArena)?;
         let mut fds = fds.into_iter().map(|fd| sys::move_high(fd).unwrap_or(fd));
         let mut next = || fds.next().ok_or(Fallback::NoArena(libc::EBADMSG));
         let arena = next()?;
         let ring_fds: Vec<RawFd> = (0..rings).map(|_| next()).collect::<Result<_, _>>()?;
         let tx = [next()?, next()?, if v6 { next()? } else { -1 }];
-        let arena = Arena::open(arena, true).map_err(|e| match e {
-            engine::shared::arena::ArenaError::Os(errno) => Fallback::NoArena(errno),
-            engine::shared::arena::ArenaError::Foreign => Fallback::NoArena(libc::EINVAL),
-        })?;
+        let arena = Arena::open(arena, true)?;
         let device = PacketDevice::adopt(&ring_fds, tx).map_err(Fallback::NoDevice)?;
         Ok(Runtime::of(arena, device, fds.collect(), config))
     }
@@ -318,28 +322,15 @@ impl Runtime {
         unsafe { (*self.device.get()).route(dst, scope) }
     }
 
-    fn wake(&self, wake: Wake) {
-        let Some(word) = self.waiter_words().get(wake.waiter as usize) else { return };
-        // Also where the word says "woken" already: that may be a late wake-up of the waiter that had this index before, which
-        // went another way (an eventfd, a futex) than the present one sleeps.
-        word.store(1, Ordering::Release);
-        match wake.kind {
-            WakeKind::Futex => sys::futex_wake(word, 1),
-            WakeKind::EventFd(n) => self.ring(n),
-        }
-    }
-
-    /// Wakes the companion.
+    /// Wakes the companion. Without a bell it looks when it looks.
     pub fn ring_companion(&self) {
-        // As below; or there is no bell, and the companion looks when it looks.
-        let _ = sys::write(self.bell, &1u64.to_ne_bytes());
+        sys::ring(self.bell);
     }
 
     /// Makes the n-th eventfd readable.
     pub fn ring(&self, n: u16) {
         if let Some(&fd) = self.event_fds.get(n as usize) {
-            // Only a full counter or a closed descriptor can refuse, and then the sleeper is awake or gone.
-            let _ = sys::write(fd, &1u64.to_ne_bytes());
+            sys::ring(fd);
         }
     }
 }
@@ -418,11 +409,8 @@ impl<'a> Locked<'a> {
 
     /// Lets the packet filter follow the ports that the stack owns; to be called before a guard or a SYN depends on it.
     pub fn sync_filter(&mut self) {
-        let (ports, version) = self.guard.stack.owned_ports();
-        if version != self.guard.device.filter_version {
-            self.device.set_filter(ports);
-            self.guard.device.filter_version = version;
-        }
+        let guard = &mut *self.guard;
+        self.device.follow_ports(guard.stack, guard.device);
     }
 }
 
@@ -468,7 +456,7 @@ impl Locked<'_> {
         let mut count = 0;
         while let Some(wake) = self.guard.stack.take_wake() {
             if count == WAKE_BATCH {
-                rt.wake(wake);
+                rt.words().wake(wake, &rt.event_fds);
             } else {
                 wakes[count] = Some(wake);
                 count += 1;
@@ -479,7 +467,7 @@ impl Locked<'_> {
         let next_deadline = if sleeps { self.guard.stack.next_deadline() } else { None };
         // SAFETY: the guard is not used again before `take_again` replaces it.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
-        wakes.iter().take(count).flatten().for_each(|wake| rt.wake(*wake));
+        wakes.iter().take(count).flatten().for_each(|wake| rt.words().wake(*wake, &rt.event_fds));
         crate::wait::notify_driver_if_earlier(rt, next_deadline);
     }
 

@@ -29,10 +29,10 @@ mod link;
 mod ring;
 mod transmit;
 
-use crate::stack::Route;
+use crate::stack::{Route, Stack};
 use crate::sys;
 use crate::values::link::PacketType;
-use crate::values::{Addr, Counter, Counters, Family, Instant, InterfaceTable, PortSet, RxMeta};
+use crate::values::{Addr, Counter, Counters, Family, Instant, InterfaceTable, RxMeta};
 use bytemuck::Zeroable;
 use ring::{Ring, Shape};
 use std::os::fd::RawFd;
@@ -151,10 +151,12 @@ impl PacketDevice {
         self.fds.iter().copied().chain(self.tx.fds())
     }
 
-    /// Lets through what is for `ports`, and nothing else.
-    pub fn set_filter(&mut self, ports: &PortSet) {
-        for ring in &self.rings {
-            ring.set_filter(ports);
+    /// Lets the packet filters follow the ports that the stack owns: what is for those passes, and nothing else.
+    pub fn follow_ports(&mut self, stack: &Stack, state: &mut DeviceState) {
+        let (ports, version) = stack.owned_ports();
+        if version != state.filter_version {
+            self.rings.iter().for_each(|ring| ring.set_filter(ports));
+            state.filter_version = version;
         }
     }
 

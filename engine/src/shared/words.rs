@@ -2,9 +2,11 @@
 //! there are, and how the companion does.
 
 use super::lock::RobustLock;
-use crate::stack::Holder;
+use crate::stack::{Holder, Wake, WakeKind};
+use crate::sys;
 use crate::values::limits::{MAX_PROCESSES, MAX_WAITERS};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::os::fd::RawFd;
 
 /// Lives in the arena beside the stack. All zero: nobody sleeps, nobody drives. The lock in it is made with the arena.
 #[repr(C)]
@@ -53,6 +55,22 @@ pub struct Process {
 }
 
 impl Words {
+    /// Wakes a sleeping thread; `event_fds` are the arena's, as this process has them. Never while the lock is held.
+    pub fn wake(&self, wake: Wake, event_fds: &[RawFd]) {
+        let Some(word) = self.waiters.get(wake.waiter as usize) else { return };
+        // Also where the word says "woken" already: that may be a late wake-up of the waiter that had this index before, which
+        // went another way (an eventfd, a futex) than the present one sleeps.
+        word.store(1, Ordering::Release);
+        match wake.kind {
+            WakeKind::Futex => sys::futex_wake(word, 1),
+            WakeKind::EventFd(n) => {
+                if let Some(&fd) = event_fds.get(n as usize) {
+                    sys::ring(fd);
+                }
+            }
+        }
+    }
+
     /// A place for a child that process `parent` is about to make. `None`: [`MAX_PROCESSES`] are there.
     pub fn expect_process(&self, parent: u32) -> Option<Holder> {
         let (n, place) = self.processes.iter().enumerate().skip(1).find(|(_, p)| {

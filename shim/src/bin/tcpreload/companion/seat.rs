@@ -4,11 +4,10 @@ use engine::device::{Device, PacketDevice, Transmitter};
 use engine::driver::{self, TURN_BUDGET};
 use engine::shared::Words;
 use engine::shared::arena::Arena;
-use engine::stack::{COMPANION, Stack, Wake, WakeKind};
+use engine::stack::{COMPANION, Stack};
 use engine::sys;
 use engine::values::Instant;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 
 /// Rounds in which what was sent may bring something about at once.
 const SETTLE_TURNS: usize = 8;
@@ -121,11 +120,7 @@ impl Seat {
                 {}
             }
             visit(guard.stack, now, self.arena.words());
-            let (ports, version) = guard.stack.owned_ports();
-            if version != guard.device.filter_version {
-                self.device.set_filter(ports);
-                guard.device.filter_version = version;
-            }
+            self.device.follow_ports(guard.stack, guard.device);
             if guard.stack.has_output() {
                 self.tx.report(guard.stack.counters_mut());
                 guard.stack.transmit(now, &mut self.tx);
@@ -135,7 +130,7 @@ impl Seat {
                 wakes.push(wake);
             }
             drop(guard);
-            wakes.into_iter().for_each(|wake| self.wake(wake));
+            wakes.into_iter().for_each(|wake| self.words().wake(wake, &self.events));
             if self.tx.is_empty() {
                 return;
             }
@@ -145,20 +140,6 @@ impl Seat {
                 return;
             }
             turn = true;
-        }
-    }
-
-    fn wake(&self, wake: Wake) {
-        let Some(word) = self.words().waiters.get(wake.waiter as usize) else { return };
-        word.store(1, Ordering::Release);
-        match wake.kind {
-            WakeKind::Futex => sys::futex_wake(word, 1),
-            WakeKind::EventFd(n) => {
-                if let Some(&fd) = self.events.get(n as usize) {
-                    // Only a full counter can refuse, and then the sleeper is awake.
-                    let _ = sys::write(fd, &1u64.to_ne_bytes());
-                }
-            }
         }
     }
 }
