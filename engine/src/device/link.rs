@@ -113,7 +113,42 @@ impl Device for End {
     fn count_drops(&mut self, _: &mut DeviceState, _: &mut Counters, _: Instant) {}
 }
 
-/// Cuts large packets up, as the device of a real link does.
+/// What a link carries of a packet that the stack sends: one IP packet, or as many as it is to be cut into.
+pub fn cut(p: &TxPacket<'_>) -> Vec<Vec<u8>> {
+    let payload = p.payload.concat();
+    assert_eq!(payload.len(), p.payload_len);
+    let size = if p.gso_size == 0 { payload.len().max(1) } else { p.gso_size.into() };
+    let count = payload.len().div_ceil(size).max(1);
+    let packet = |n: usize| {
+        let piece = &payload[n * size..payload.len().min((n + 1) * size)];
+        let mut tcp = p.tcp.to_vec();
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add((n * size) as u32);
+        tcp[4..8].copy_from_slice(&seq.to_be_bytes());
+        if n + 1 < count {
+            // FIN and PSH are the last one's.
+            tcp[13] &= !9;
+        }
+        let payload_bytes = tcp.len() + piece.len();
+        let header = ip::Header {
+            src: p.src,
+            dst: p.dst,
+            proto: PROTO_TCP,
+            ttl: p.ttl,
+            tos: p.tos,
+            id: p.ip_id,
+            payload_bytes,
+        };
+        let mut bytes = vec![0; ip::MAX_HEADER_BYTES];
+        let len = header.emit(&mut bytes);
+        bytes.truncate(len);
+        bytes.extend(tcp);
+        bytes.extend(piece);
+        bytes
+    };
+    (0..count).map(packet).collect()
+}
+
+/// What sends into an end.
 pub struct Sink {
     cable: Rc<RefCell<Cable>>,
     to: usize,
@@ -122,34 +157,8 @@ pub struct Sink {
 
 impl TxSink for Sink {
     fn transmit(&mut self, p: &TxPacket<'_>) {
-        let payload = p.payload.concat();
-        let size = if p.gso_size == 0 { payload.len().max(1) } else { p.gso_size.into() };
-        let pieces = payload.len().div_ceil(size).max(1);
-        for n in 0..pieces {
-            let piece = &payload[n * size..payload.len().min((n + 1) * size)];
-            let mut tcp = p.tcp.to_vec();
-            let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add((n * size) as u32);
-            tcp[4..8].copy_from_slice(&seq.to_be_bytes());
-            if n + 1 < pieces {
-                // FIN and PSH are the last one's.
-                tcp[13] &= !9;
-            }
-            let header = ip::Header {
-                src: p.src,
-                dst: p.dst,
-                proto: PROTO_TCP,
-                ttl: p.ttl,
-                tos: p.tos,
-                id: p.ip_id,
-                payload_bytes: tcp.len() + piece.len(),
-            };
-            let mut packet = vec![0; ip::MAX_HEADER_BYTES];
-            let len = header.emit(&mut packet);
-            packet.truncate(len);
-            packet.extend(tcp);
-            packet.extend(piece);
-            self.cable.borrow_mut().carry(self.now, self.to, &packet);
-        }
+        let mut cable = self.cable.borrow_mut();
+        cut(p).iter().for_each(|packet| cable.carry(self.now, self.to, packet));
     }
 }
 
@@ -158,7 +167,7 @@ mod tests {
     use crate::driver::turn;
     use crate::stack::{PortKind, RecvFlags, Route, SendFlags, ShutdownHow, SockId, Stack};
     use crate::values::iface::{Interface, LocalAddr};
-    use crate::values::{Addr, Endpoint, Error, Family, Sysctls};
+    use crate::values::{Addr, Counter, Endpoint, Error, Family, Sysctls};
     use bytemuck::Zeroable;
 
     const ADDRS: [Addr; 2] = [Addr::v4([10, 0, 0, 1]), Addr::v4([10, 0, 0, 2])];
@@ -177,6 +186,7 @@ mod tests {
         sent: usize,
         got: usize,
         ended: bool,
+        closed: bool,
     }
 
     impl Host {
@@ -188,7 +198,7 @@ mod tests {
             let broadcast = Addr::v4([10, 0, 0, 255]);
             table.add_addr(LocalAddr { addr: ADDRS[side], broadcast, ifindex: IFINDEX, prefix_len: 24 });
             let state = DeviceState::zeroed();
-            Host { stack, end, state, socket: None, sent: 0, got: 0, ended: false }
+            Host { stack, end, state, socket: None, sent: 0, got: 0, ended: false, closed: false }
         }
 
         fn bound(&mut self, local: Endpoint) -> SockId {
@@ -199,9 +209,18 @@ mod tests {
             id
         }
 
+        /// Closes the connection when all is sent and read.
+        fn close_when_done(&mut self, now: Instant) {
+            if self.ended && self.sent == BYTES && !self.closed {
+                let id = self.socket.unwrap();
+                self.stack.release(now, id);
+                self.closed = true;
+            }
+        }
+
         /// The program: writes what fits, reads what is there, and says when it has sent all.
         fn work(&mut self, side: usize, now: Instant) {
-            let Some(id) = self.socket else { return };
+            let Some(id) = self.socket.filter(|_| !self.closed) else { return };
             while self.sent < BYTES {
                 let piece: Vec<u8> =
                     (self.sent..BYTES.min(self.sent + 9000)).map(|at| byte(side, at)).collect();
@@ -235,8 +254,9 @@ mod tests {
         }
     }
 
-    /// Both ways at once over one connection, until both have seen the other's end. How long it took.
-    fn exchange(seed: u64, weather: Weather) -> u64 {
+    /// Both ways at once over one connection, until both have seen the other's end, have closed, and TIME-WAIT is over. When they
+    /// had seen it, and how many segments were sent again.
+    fn exchange(seed: u64, weather: Weather) -> (u64, u64) {
         let mut now = 1_000_000;
         let mut hosts: Vec<Host> =
             cable(seed, weather).into_iter().enumerate().map(|(side, end)| Host::new(side, end)).collect();
@@ -248,8 +268,10 @@ mod tests {
         let begun = hosts[0].stack.connect(at, client, Endpoint::new(ADDRS[1], 80), &route);
         assert_eq!(begun, Err(Error::InProgress));
         hosts[0].socket = Some(client);
-        while !hosts.iter().all(|h| h.ended) {
-            assert!(now < 400_000_000, "seed {seed}: {} and {} bytes", hosts[0].got, hosts[1].got);
+        let is_over = |hosts: &[Host]| hosts.iter().all(|h| h.ended && !h.stack.has_connections());
+        let mut took = 0;
+        while !is_over(&hosts) {
+            assert!(now < 600_000_000, "seed {seed}: {} and {} bytes", hosts[0].got, hosts[1].got);
             let at = Instant::from_us(now);
             for (side, host) in hosts.iter_mut().enumerate() {
                 host.end.set_time(at);
@@ -261,19 +283,28 @@ mod tests {
                     host.socket = Some(host.stack.accept_finish(accepted, 99).unwrap());
                 }
                 host.work(side, at);
+                host.close_when_done(at);
                 host.stack.transmit(at, &mut sink);
+            }
+            if took == 0 && hosts.iter().all(|h| h.ended) {
+                took = now;
             }
             let next = |h: &Host| h.end.next_arrival().into_iter().chain(h.stack.next_deadline()).min();
             now = hosts.iter().filter_map(next).min().map_or(now + 1000, |t| t.as_us().max(now + 1));
         }
         assert!(hosts.iter().all(|h| h.got == BYTES));
-        now
+        // Nothing is left in either arena: no connection, and with the listener no socket.
+        hosts[1].stack.release(Instant::from_us(now), listener);
+        assert!(hosts.iter().all(|h| h.stack.socket_count() == 0), "seed {seed}");
+        let again = hosts.iter().map(|h| h.stack.counters().value(Counter::RetransSegs)).sum::<u64>();
+        assert!(again > 0 || weather.lost == 0, "seed {seed}: the cable has lost nothing");
+        (took, again)
     }
 
     #[test]
     fn a_quiet_cable_carries_all_soon() {
-        let took = exchange(1, Weather { lost: 0, doubled: 0, delay_us: 1000, jitter_us: 0 });
-        assert!(took < 1_200_000, "{took} us");
+        let (took, again) = exchange(1, Weather { lost: 0, doubled: 0, delay_us: 1000, jitter_us: 0 });
+        assert!(took < 1_200_000 && again == 0, "{took} us, {again} segments again");
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod diag;
 mod filter;
 mod interfaces;
 #[cfg(test)]
-mod link;
+pub mod link;
 mod ring;
 mod transmit;
 

@@ -10,6 +10,11 @@ use crate::wire::Sum;
 use crate::wire::icmp::{self, Notice, Trouble};
 use crate::wire::ip::{PROTO_ICMPV6, Packet};
 
+/// No path is believed to take less: Linux's min_pmtu, against errors that are made up to slow a connection down.
+const LEAST_MTU_V4: u32 = 552;
+/// Every link takes that much (RFC 8200 5, RFC 8201 4).
+const LEAST_MTU_V6: u32 = 1280;
+
 impl Stack {
     pub(super) fn icmp_input(&mut self, now: Instant, meta: &RxMeta, packet: &Packet) {
         if meta.checksum != RxChecksum::Verified && !is_intact(packet) {
@@ -41,7 +46,9 @@ impl Stack {
         let outcome: Outcome = match notice.trouble {
             Trouble::Unreachable { error, .. } => conn.tcb.unreachable(&mut env, notice.seq, error),
             Trouble::TooBig { mtu } => {
-                conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, notice.tuple.remote.addr))
+                let peer = notice.tuple.remote.addr;
+                let mtu = mtu.max(if peer.is_v4() { LEAST_MTU_V4 } else { LEAST_MTU_V6 });
+                conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, peer))
             }
         };
         self.settle(now, id, before, outcome);

@@ -1,6 +1,7 @@
 //! Two stacks and a seeded link, in virtual time.
 
 use super::*;
+use crate::device::link;
 use crate::stack::ready::Ready;
 use crate::tcp::State;
 use crate::values::iface::{Interface, LocalAddr};
@@ -9,6 +10,7 @@ use crate::values::{Addr, Counter, Error, RxMeta, Sysctls};
 use crate::wire::ip::{self, PROTO_TCP};
 use std::collections::VecDeque;
 
+mod icmp;
 mod segments;
 
 const A: Addr = Addr::v4([10, 0, 0, 1]);
@@ -20,40 +22,12 @@ struct Out(Vec<Vec<u8>>);
 
 impl TxSink for Out {
     fn transmit(&mut self, p: &TxPacket<'_>) {
-        let payload: Vec<u8> = p.payload.concat();
-        assert_eq!(payload.len(), p.payload_len);
-        let size = if p.gso_size == 0 { payload.len().max(1) } else { p.gso_size as usize };
-        let pieces: Vec<&[u8]> =
-            if payload.is_empty() { vec![&[][..]] } else { payload.chunks(size).collect() };
-        for (n, piece) in pieces.iter().enumerate() {
-            let mut tcp = p.tcp.to_vec();
-            let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add((n * size) as u32);
-            tcp[4..8].copy_from_slice(&seq.to_be_bytes());
-            if n + 1 < pieces.len() {
-                tcp[13] &= !9;
-            }
-            let header = ip::Header {
-                src: p.src,
-                dst: p.dst,
-                proto: PROTO_TCP,
-                ttl: p.ttl,
-                tos: p.tos,
-                id: p.ip_id,
-                payload_bytes: tcp.len() + piece.len(),
-            };
-            let mut bytes = vec![0; ip::MAX_HEADER_BYTES];
-            let len = header.emit(&mut bytes);
-            bytes.truncate(len);
-            bytes.extend_from_slice(&tcp);
-            bytes.extend_from_slice(piece);
-            self.0.push(bytes);
-        }
+        self.0.extend(link::cut(p));
     }
 }
 
 struct Host {
     stack: Stack,
-
     next_cookie: u64,
 }
 

@@ -292,6 +292,11 @@ impl Tcb {
             self.rec.retrans_stamp = 0;
         }
         self.cc.on_timeout();
+        self.take_all_for_lost();
+    }
+
+    /// All that is in flight and not SACKed is to be sent again, from the start on.
+    pub(super) fn take_all_for_lost(&mut self) {
         self.rec.phase = Phase::Loss;
         self.rec.point = self.snd.nxt;
         self.rec.lost_edge = self.snd.nxt;

@@ -1,11 +1,7 @@
 //! ICMP errors about a connection's segments: RFC 9293 3.9.2.2, RFC 5927, and Linux's tcp_v4_err where they leave a choice.
 
-use super::timers::Timer;
 use super::{Env, Outcome, Phase, State, Tcb};
 use crate::values::{Counter, Error, SeqNum};
-
-/// Linux's bound below which no path MTU is believed: IPv4 (ip_rt_min_pmtu less headers) and the least that TCP needs.
-const LEAST_PATH_MSS: u32 = 512;
 
 impl Tcb {
     /// Whether an ICMP error quotes something that is in flight. Anyone can send one: the number is what a blind attacker does
@@ -47,28 +43,22 @@ impl Tcb {
         if !self.quotes_flight(env, seq) || !self.state.is_synchronized() {
             return Outcome::DONE;
         }
-        let path_mss = path_mss.max(LEAST_PATH_MSS);
         if path_mss >= self.path_mss {
             return Outcome::DONE;
         }
         self.path_mss = path_mss;
         let options = if self.ts.enabled { 12 } else { 0 };
-        self.snd.mss = self.snd.mss.min(path_mss - options);
+        self.snd.mss = self.snd.mss.min(path_mss.saturating_sub(options)).max(36);
         self.cc.set_mss(self.snd.mss);
         if self.snd.una != self.snd.nxt {
             if self.rec.phase == Phase::Open {
                 self.remember_window();
                 self.cc.ssthresh = self.cc.ssthresh.max(self.cc.cwnd / 4 * 3);
             }
-            self.rec.phase = Phase::Loss;
+            // Nothing was sent again for this yet.
             self.rec.undo_bytes = 0;
             self.rec.retrans_stamp = 0;
-            self.rec.point = self.snd.nxt;
-            self.rec.lost_edge = self.snd.nxt;
-            self.rec.rxt_nxt = self.snd.una;
-            self.rec.head_mark = self.snd.nxt;
-            self.rtt.timing = false;
-            self.timers.cancel(Timer::LossProbe);
+            self.take_all_for_lost();
         }
         Outcome::DONE
     }
