@@ -9,9 +9,8 @@
 //! Where the table is full a reference is counted and not noted: it is given back in order, but not by a death.
 
 use super::ports::Port;
-use super::ready::EpollSet;
 use super::view::{Ports, Sets, Sockets};
-use super::{EpollId, PortId, SockId, Socket, Stack};
+use super::{EpollId, PortId, SockId, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
 use crate::values::limits::MAX_PROCESSES;
@@ -69,19 +68,36 @@ impl Hold {
     }
 }
 
-type Holders = List<Hold, OfTarget>;
+/// References to one thing: how many, and whose.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct Refs {
+    count: u32,
+    _pad: u32,
+    holds: List<Hold, OfTarget>,
+}
 
-/// The holds of `held`; `None` when it is gone.
-fn holders<'a>(
+impl Refs {
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    pub fn any(&self) -> bool {
+        self.count > 0
+    }
+}
+
+/// The references to `held`; `None` when it is gone.
+fn refs_of<'a>(
     sockets: &'a mut Sockets,
     sets: &'a mut Sets,
     ports: &'a mut Ports,
     held: Held,
-) -> Option<&'a mut Holders> {
+) -> Option<&'a mut Refs> {
     match held {
-        Held::Socket(id) => sockets.get_mut(id).map(Socket::holds_mut),
-        Held::Set(id) => sets.get_mut(id).map(EpollSet::holds_mut),
-        Held::Port(id) => ports.get_mut(id).map(Port::holds_mut),
+        Held::Socket(id) => sockets.get_mut(id).map(|s| &mut s.refs),
+        Held::Set(id) => sets.get_mut(id).map(|s| &mut s.refs),
+        Held::Port(id) => ports.get_mut(id).map(Port::copies_mut),
     }
 }
 
@@ -91,8 +107,12 @@ impl Stack {
         self.holder = holder;
     }
 
+    fn refs_of(&mut self, held: Held) -> Option<&mut Refs> {
+        refs_of(&mut self.sockets, &mut self.sets, &mut self.ports, held)
+    }
+
     fn find_hold(&mut self, held: Held) -> Option<Id<Hold>> {
-        let mut at = holders(&mut self.sockets, &mut self.sets, &mut self.ports, held)?.front();
+        let mut at = self.refs_of(held)?.holds.front();
         while let Some(id) = at {
             let hold = self.holds.get(id)?;
             if hold.holder == self.holder {
@@ -103,8 +123,10 @@ impl Stack {
         None
     }
 
-    /// One more reference of the present holder, whose thing counts it as well.
+    /// One more reference, of the present holder's.
     pub(super) fn hold(&mut self, held: Held) {
+        let Some(refs) = self.refs_of(held) else { return };
+        refs.count += 1;
         if let Some(id) = self.find_hold(held) {
             self.holds[id].count += 1;
             return;
@@ -119,34 +141,36 @@ impl Stack {
             self.core.counters.inc(Counter::TableFull);
             return;
         };
-        match holders(&mut self.sockets, &mut self.sets, &mut self.ports, held) {
-            Some(list) => list.push_back(&mut self.holds, id),
-            None => drop(self.holds.remove(id)),
+        if let Some(refs) = refs_of(&mut self.sockets, &mut self.sets, &mut self.ports, held) {
+            refs.holds.push_back(&mut self.holds, id);
         }
     }
 
-    /// One reference of the present holder fewer.
-    pub(super) fn unhold(&mut self, held: Held) {
-        let Some(id) = self.find_hold(held) else { return };
-        let hold = &mut self.holds[id];
-        hold.count = hold.count.saturating_sub(1);
-        if hold.count == 0 {
-            self.drop_hold(held, id);
+    /// One reference of the present holder's fewer. How many are left, over all; `None`: there is no such thing.
+    pub(super) fn unhold(&mut self, held: Held) -> Option<u32> {
+        let refs = self.refs_of(held)?;
+        refs.count = refs.count.saturating_sub(1);
+        let left = refs.count;
+        if let Some(id) = self.find_hold(held) {
+            let hold = &mut self.holds[id];
+            hold.count = hold.count.saturating_sub(1);
+            if hold.count == 0 {
+                self.drop_hold(held, id);
+            }
         }
+        Some(left)
     }
 
     fn drop_hold(&mut self, held: Held, id: Id<Hold>) {
-        if let Some(list) = holders(&mut self.sockets, &mut self.sets, &mut self.ports, held) {
-            list.remove(&mut self.holds, id);
+        if let Some(refs) = refs_of(&mut self.sockets, &mut self.sets, &mut self.ports, held) {
+            refs.holds.remove(&mut self.holds, id);
         }
         self.holds.remove(id);
     }
 
     /// The thing is about to go, with all that is noted of it.
     pub(super) fn drop_holds(&mut self, held: Held) {
-        while let Some(id) =
-            holders(&mut self.sockets, &mut self.sets, &mut self.ports, held).and_then(|list| list.front())
-        {
+        while let Some(id) = self.refs_of(held).and_then(|refs| refs.holds.front()) {
             self.drop_hold(held, id);
         }
     }
@@ -266,29 +290,27 @@ impl Stack {
 
     /// After the lock's holder died: lists and counts made again. What nobody holds any more is closed.
     pub(super) fn rebuild_holds(&mut self, now: Instant) {
-        for id in self.sockets.ids().collect::<Vec<_>>() {
-            self.sockets[id].clear_holds();
-        }
-        for id in self.sets.ids().collect::<Vec<_>>() {
-            self.sets[id].clear_holds();
-        }
-        for id in self.ports.ids().collect::<Vec<_>>() {
-            self.ports[id].clear_holds();
+        let sockets: Vec<Held> = self.sockets.ids().map(Held::Socket).collect();
+        let sets: Vec<Held> = self.sets.ids().map(Held::Set).collect();
+        let ports: Vec<Held> = self.ports.ids().map(Held::Port).collect();
+        for held in sockets.into_iter().chain(sets).chain(ports) {
+            if let Some(refs) = self.refs_of(held) {
+                *refs = Refs::zeroed();
+            }
         }
         for id in self.holds.ids().collect::<Vec<_>>() {
             let hold = &mut self.holds[id];
             hold.on_target = Links::default();
             let count = hold.count;
-            let list = hold.held().filter(|_| count > 0).and_then(|held| {
-                match held {
-                    Held::Socket(s) => self.sockets.get_mut(s)?.add_refs(count),
-                    Held::Set(s) => self.sets.get_mut(s)?.add_refs(count),
-                    Held::Port(p) => self.ports.get_mut(p)?.add_copies(count),
+            let refs = hold
+                .held()
+                .filter(|_| count > 0)
+                .and_then(|held| refs_of(&mut self.sockets, &mut self.sets, &mut self.ports, held));
+            match refs {
+                Some(refs) => {
+                    refs.count += count;
+                    refs.holds.push_back(&mut self.holds, id);
                 }
-                holders(&mut self.sockets, &mut self.sets, &mut self.ports, held)
-            });
-            match list {
-                Some(list) => list.push_back(&mut self.holds, id),
                 None => drop(self.holds.remove(id)),
             }
         }

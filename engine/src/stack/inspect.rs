@@ -56,7 +56,7 @@ impl Stack {
             send_q: s.backlog,
             syn_q: s.syn_queue,
             local: s.local,
-            refs: s.refs,
+            refs: s.refs.count(),
             cookie: s.cookie,
             ..empty
         });
@@ -69,7 +69,7 @@ impl Stack {
                 send_q: t.unacked_bytes() as u32,
                 local: c.tuple.local,
                 remote: c.tuple.remote,
-                refs: socket.map_or(0, |s| s.refs),
+                refs: socket.map_or(0, |s| s.refs.count()),
                 cookie: socket.map_or(0, |s| s.cookie),
                 cwnd_segments: t.cc.cwnd / t.snd.mss.max(1),
                 mss: t.snd.mss,
@@ -93,7 +93,7 @@ impl Stack {
 
     /// Descriptors of an epoll set, over all processes.
     pub fn epoll_refs(&self, id: super::EpollId) -> u32 {
-        self.sets.get(id).map_or(0, |s| s.refs)
+        self.sets.get(id).map_or(0, |s| s.refs.count())
     }
 
     /// Chunks, connections, sockets, ports and waiters in use: what must be flat over hours.
@@ -134,7 +134,7 @@ impl Stack {
         }
         assert_eq!(chunks, self.pool.used(), "chunks without an owner");
         for (id, s) in self.sockets.iter() {
-            assert!(s.refs > 0, "a socket without a descriptor");
+            assert!(s.refs.any(), "a socket without a descriptor");
             assert_eq!(self.socket_by_cookie(s.cookie), Some(id));
             let queued = self.conns.iter().filter(|(_, c)| c.listener == Some(id)).count();
             assert_eq!(queued, s.accept_queue.len(), "accept queue");

@@ -34,7 +34,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-pub use holds::{COMPANION, Hold, Holder, IN_FLIGHT};
+pub use holds::{COMPANION, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
 pub use options::SocketOptions;
@@ -46,6 +46,7 @@ pub use sockets::{Accepted, RecvFlags, Route, SendFlags, ShutdownHow};
 pub use transmit::{TxPacket, TxSink};
 pub use view::{ArenaState, Stack};
 
+use self::holds::Refs;
 use crate::fixed::hash::Chained;
 use crate::fixed::list::{Linked, Links, List};
 use crate::fixed::{Id, TimerId};
@@ -74,7 +75,7 @@ pub struct Socket {
     /// SO_COOKIE of the kernel socket that stands for it.
     cookie: u64,
     /// Descriptors, over all processes.
-    refs: u32,
+    refs: Refs,
     family: Family,
     phase: SocketPhase,
     /// bind(2) was called, or the engine chose an address.
@@ -97,7 +98,6 @@ pub struct Socket {
     syn_young: u32,
     /// When the last SYN cookie was sent.
     cookies_at: Instant,
-    holds: List<Hold, holds::OfTarget>,
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, ready::OnSocket>,
     cookie_chain: Option<SockId>,

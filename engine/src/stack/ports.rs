@@ -5,11 +5,11 @@
 //! kept in stock, since a guard costs more than a handshake. The guards themselves are descriptors of the C edge, which asks
 //! [`Stack::port_is_alive`].
 
-use super::holds::{Held, Hold, OfTarget};
+use super::holds::{Held, Refs};
 use super::time_wait::Vacancy;
 use super::{SockId, SocketPhase, Stack};
+use crate::fixed::Id;
 use crate::fixed::hash::Chained;
-use crate::fixed::{Id, List};
 use crate::values::{Addr, Endpoint, Error, FourTuple, Instant, PortSet, error::Result};
 use bytemuck::Zeroable;
 
@@ -40,7 +40,7 @@ pub struct Port {
     /// ... of these, those without SO_REUSEADDR.
     strict: u32,
     /// Processes that hold a descriptor of the guard.
-    copies: u32,
+    copies: Refs,
     /// Nothing uses it any more: the guards are to be dropped, and until the last is, resets are ours to send.
     dead: u32,
     /// Its guard was given to another family: connections of it go on, all else that comes to it is the other's.
@@ -48,7 +48,6 @@ pub struct Port {
     /// Families that have given their guard of this address to this one, and go on with connections of it.
     guests: u32,
     _pad: u32,
-    holds: List<Hold, OfTarget>,
     /// When a connection was last opened from it.
     used_at: Instant,
     chain: Option<PortId>,
@@ -63,17 +62,8 @@ impl Port {
         self.chain = None;
     }
 
-    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
-        &mut self.holds
-    }
-
-    pub(super) fn clear_holds(&mut self) {
-        self.holds = List::default();
-        self.copies = 0;
-    }
-
-    pub(super) fn add_copies(&mut self, count: u32) {
-        self.copies += count;
+    pub(super) fn copies_mut(&mut self) -> &mut Refs {
+        &mut self.copies
     }
 }
 
@@ -106,7 +96,7 @@ impl Stack {
     /// # Errors
     /// NoBuffers: too many ports.
     pub fn port_create(&mut self, local: Endpoint, kind: PortKind) -> Result<PortId> {
-        let port = Port { local, kind, copies: 1, ..Port::zeroed() };
+        let port = Port { local, kind, ..Port::zeroed() };
         let id = self.ports.insert(port).map_err(|_| Error::NoBuffers)?;
         let core = &mut *self.core;
         core.by_number.insert(&mut self.ports, u64::from(local.port), id);
@@ -163,28 +153,22 @@ impl Stack {
             return;
         }
         p.dead = 1;
-        let copies = p.copies;
+        let copied = p.copies.any();
         self.core.ports_given_up += 1;
-        if copies == 0 {
+        if !copied {
             self.port_remove(id);
         }
     }
 
     /// A fork has copied the guard's descriptor to one more process.
     pub fn port_copied(&mut self, id: PortId) {
-        if let Some(p) = self.ports.get_mut(id) {
-            p.copies += 1;
-            self.hold(Held::Port(id));
-        }
+        self.hold(Held::Port(id));
     }
 
     /// A process has dropped its descriptor of the guard.
     pub fn port_copy_gone(&mut self, id: PortId) {
-        let Some(p) = self.ports.get_mut(id) else { return };
-        p.copies = p.copies.saturating_sub(1);
-        let over = p.copies == 0 && p.dead != 0;
-        self.unhold(Held::Port(id));
-        if over {
+        let is_last = self.unhold(Held::Port(id)) == Some(0);
+        if is_last && self.ports.get(id).is_some_and(|p| p.dead != 0) {
             self.port_remove(id);
         }
     }

@@ -7,7 +7,7 @@
 //! An epoll set reports what is on its ready list *and* is ready when it is collected, as Linux does: the event only
 //! says "look again".
 
-use super::holds::{Held, Hold, OfTarget};
+use super::holds::{Held, Refs};
 use super::{SockId, Socket, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
@@ -150,9 +150,7 @@ pub type EpollId = Id<EpollSet>;
 #[repr(C)]
 pub struct EpollSet {
     /// Descriptors of the set, over all processes.
-    pub(super) refs: u32,
-    _pad: u32,
-    holds: List<Hold, OfTarget>,
+    pub(super) refs: Refs,
     items: List<EpollItem, OfSet>,
     ready: List<EpollItem, OnReadyList>,
     waits: List<WaitLink, OnTarget>,
@@ -526,25 +524,18 @@ impl Stack {
 
     /// The engine's part of a new epoll descriptor.
     pub fn epoll_create(&mut self) -> Result<EpollId> {
-        let id = self.sets.insert(EpollSet { refs: 1, ..EpollSet::zeroed() }).map_err(|_| Error::NoMemory)?;
+        let id = self.sets.insert(EpollSet::zeroed()).map_err(|_| Error::NoMemory)?;
         self.hold(Held::Set(id));
         Ok(id)
     }
 
     pub fn epoll_retain(&mut self, id: EpollId) {
-        if let Some(s) = self.sets.get_mut(id) {
-            s.refs += 1;
-            self.hold(Held::Set(id));
-        }
+        self.hold(Held::Set(id));
     }
 
     /// A descriptor of the set was closed; with the last one its registrations go.
     pub fn epoll_release(&mut self, id: EpollId) {
-        let Some(s) = self.sets.get_mut(id) else { return };
-        s.refs = s.refs.saturating_sub(1);
-        let refs = s.refs;
-        self.unhold(Held::Set(id));
-        if refs > 0 {
+        if self.unhold(Held::Set(id)) != Some(0) {
             return;
         }
         self.drop_holds(Held::Set(id));
@@ -847,21 +838,6 @@ fn s_next_link<const D: usize>(
     id: Id<WaitLink>,
 ) -> Option<Id<WaitLink>> {
     <WaitLink as Linked<OnTarget>>::links(&links[id]).next_id()
-}
-
-impl EpollSet {
-    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
-        &mut self.holds
-    }
-
-    pub(super) fn clear_holds(&mut self) {
-        self.holds = List::default();
-        self.refs = 0;
-    }
-
-    pub(super) fn add_refs(&mut self, count: u32) {
-        self.refs += count;
-    }
 }
 
 impl Socket {

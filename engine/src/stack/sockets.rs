@@ -1,9 +1,9 @@
 //! The program's calls, as Linux answers them; what would block is [`Error::WouldBlock`].
 
-use super::holds::{Held, Hold, OfTarget};
+use super::holds::Held;
 use super::time_wait::Vacancy;
 use super::{Conn, ConnId, SockId, Socket, SocketPhase, Stack};
-use crate::fixed::{List, TimerKey};
+use crate::fixed::TimerKey;
 use crate::stack::ready::Ready;
 use crate::tcp::user::CloseAction;
 use crate::tcp::{Env, Fate, OpenParams, Outcome, State, TcpInfo, isn};
@@ -88,13 +88,8 @@ impl Stack {
     /// # Errors
     /// NoBuffers: the table is full.
     pub fn socket_create(&mut self, family: Family, cookie: u64) -> Result<SockId> {
-        let socket = Socket {
-            cookie,
-            refs: 1,
-            family,
-            local: Endpoint::new(Addr::any(family), 0),
-            ..Socket::zeroed()
-        };
+        let socket =
+            Socket { cookie, family, local: Endpoint::new(Addr::any(family), 0), ..Socket::zeroed() };
         let Ok(id) = self.sockets.insert(socket) else {
             self.core.counters.inc(Counter::TableFull);
             return Err(Error::NoBuffers);
@@ -116,27 +111,20 @@ impl Stack {
 
     /// One more descriptor: dup, fork.
     pub fn retain(&mut self, id: SockId) {
-        if let Some(s) = self.sockets.get_mut(id) {
-            s.refs += 1;
-            self.hold(Held::Socket(id));
-        }
+        self.hold(Held::Socket(id));
     }
 
     pub fn refs(&self, id: SockId) -> u32 {
-        self.sockets.get(id).map_or(0, |s| s.refs)
+        self.sockets.get(id).map_or(0, |s| s.refs.count())
     }
 
     /// One descriptor fewer. With the last the socket is closed as close(2) closes it; the connection ends in order, on
     /// its own, unless data was left unread or SO_LINGER says otherwise.
     pub fn release(&mut self, now: Instant, id: SockId) {
-        let Some(s) = self.sockets.get_mut(id) else { return };
-        s.refs = s.refs.saturating_sub(1);
-        let (refs, phase) = (s.refs, s.phase);
-        self.unhold(Held::Socket(id));
-        if refs > 0 {
+        if self.unhold(Held::Socket(id)) != Some(0) {
             return;
         }
-        if phase == SocketPhase::Listening {
+        if self.phase(id) == SocketPhase::Listening {
             self.stop_listening(now, id);
         }
         self.forget_readiness(id);
@@ -853,21 +841,6 @@ impl Stack {
     /// Sockets that some descriptor names.
     pub fn socket_count(&self) -> usize {
         self.sockets.len()
-    }
-}
-
-impl Socket {
-    pub(super) fn holds_mut(&mut self) -> &mut List<Hold, OfTarget> {
-        &mut self.holds
-    }
-
-    pub(super) fn clear_holds(&mut self) {
-        self.holds = List::default();
-        self.refs = 0;
-    }
-
-    pub(super) fn add_refs(&mut self, count: u32) {
-        self.refs += count;
     }
 }
 
