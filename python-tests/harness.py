@@ -196,6 +196,13 @@ class Side:
             raise Failed(f"SIGTERM does not end it; {rest or self.logged()}")
         return self.head + (rest or "") + self.logged()
 
+    def left_behind(self):
+        """Whole lines of counters: one for each family that has ended."""
+        try:
+            return [line for line in Path(self.stats).read_text().splitlines(keepends=True) if line.endswith("\n")]
+        except FileNotFoundError:
+            return []
+
     def counters(self):
         """The engine's counters: of the live program, or what it has left behind at its end."""
         if not self.shim:
@@ -208,17 +215,15 @@ class Side:
             except ValueError:
                 self.last = {}
         else:
-            # The last process of the family writes them, which may be another one than this.
+            # The last process of the family writes them, or its companion: perhaps at this moment.
             deadline = time.monotonic() + 3
-            while not os.path.exists(self.stats) and not self.last and time.monotonic() < deadline:
+            while not self.left_behind() and not self.last and time.monotonic() < deadline:
                 time.sleep(0.02)
-        if os.path.exists(self.stats):
-            total = {}
-            for line in Path(self.stats).read_text().splitlines():
-                for name, value in json.loads(line).items():
-                    total[name] = total.get(name, 0) + value
-            if total:
-                self.last = total
+        total = {}
+        for line in self.left_behind():
+            for name, value in json.loads(line).items():
+                total[name] = total.get(name, 0) + value
+        self.last = total or self.last
         return self.last
 
 
