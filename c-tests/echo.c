@@ -1,19 +1,14 @@
-/* An epoll echo server, and a client that keeps many connections busy: for measurements.
- *
- *   echo server PORT
- *   echo client ADDRESS PORT CONNECTIONS SECONDS      prints requests a second and latencies in microseconds
- *
- * Requests are 64 bytes; each connection has one under way. */
+/* An epoll server: `echo server PORT` answers with what it got, `echo server PORT REPLY` with that many bytes. */
 #include "t.h"
 
-enum { REQUEST = 64 };
+enum { LARGEST = 4096 };
 
 static void add(int ep, int fd) {
     struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
     MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
 }
 
-static void server(int port) {
+static void server(int port, int reply) {
     int l = tcp(), on = 1, ep = epoll_create1(0);
     struct sockaddr_in a = ADDR(port);
     a.sin_addr.s_addr = INADDR_ANY;
@@ -36,9 +31,10 @@ static void server(int port) {
                 }
                 continue;
             }
-            char b[4096];
+            char b[LARGEST];
             ssize_t got = read(fd, b, sizeof b);
-            if (got > 0 && write(fd, b, got) != got)
+            ssize_t answer = reply ? reply : got;
+            if (got > 0 && write(fd, b, answer) != answer)
                 got = 0;
             if (got == 0 || (got < 0 && errno != EAGAIN))
                 close(fd);
@@ -46,62 +42,11 @@ static void server(int port) {
     }
 }
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000000000ull + t.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static void client(const char *address, int port, int connections, double seconds) {
-    static uint32_t took[4 << 20];
-    size_t requests = 0, samples = 0;
-    uint64_t *sent = calloc(65536, sizeof *sent);
-    int ep = epoll_create1(0), on = 1;
-    struct sockaddr_in a = ADDR(port);
-    inet_pton(AF_INET, address, &a.sin_addr);
-    char b[4096] = {0};
-    for (int i = 0; i < connections; i++) {
-        int c = tcp();
-        MUST(connect(c, SA(a)));
-        MUST(setsockopt(c, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
-        add(ep, c);
-        sent[c] = now_ns();
-        MUST(write(c, b, REQUEST));
-    }
-    uint64_t begin = now_ns(), end = begin + seconds * 1e9, now = begin;
-    while (now < end) {
-        struct epoll_event out[256];
-        int n = epoll_wait(ep, out, 256, 1000);
-        now = now_ns();
-        for (int i = 0; i < n; i++) {
-            int c = out[i].data.fd;
-            if (read(c, b, sizeof b) != REQUEST)
-                die("an echo");
-            now = now_ns();
-            if (samples < sizeof took / sizeof *took)
-                took[samples++] = now - sent[c];
-            requests++;
-            sent[c] = now;
-            MUST(write(c, b, REQUEST));
-        }
-    }
-    qsort(took, samples, sizeof *took, by_size);
-    if (samples == 0)
-        die("not one answer");
-    printf("%.0f %.1f %.1f\n", requests / ((now - begin) / 1e9), took[samples / 2] / 1e3, took[samples * 99 / 100] / 1e3);
-}
-
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
-    if (argc == 3 && !strcmp(argv[1], "server"))
-        server(atoi(argv[2]));
-    if (argc != 6 || strcmp(argv[1], "client"))
+    int reply = argc == 4 ? atoi(argv[3]) : 0;
+    if (argc < 3 || argc > 4 || strcmp(argv[1], "server") || reply < 0 || reply > LARGEST)
         return 2;
-    client(argv[2], atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
+    server(atoi(argv[2]), reply);
     return 0;
 }

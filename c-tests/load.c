@@ -1,6 +1,5 @@
-/* An epoll server, and clients that keep it busy: for measurements.
+/* Clients that keep `echo server PORT 200` busy: for measurements.
  *
- *   load server PORT
  *   load client ADDRESS PORT CONNECTIONS SECONDS      prints requests a second and latencies in microseconds
  *   load visits ADDRESS PORT SECONDS                  a connection for each request: the same figures
  *   load idle ADDRESS PORT CONNECTIONS                opens them, says so, and waits for the end of its input
@@ -13,39 +12,6 @@ enum { REQUEST = 64, REPLY = 200 };
 static void add(int ep, int fd) {
     struct epoll_event e = {.events = EPOLLIN, .data.fd = fd};
     MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
-}
-
-static void server(int port) {
-    int l = tcp(), on = 1, ep = epoll_create1(0);
-    struct sockaddr_in a = ADDR(port);
-    a.sin_addr.s_addr = INADDR_ANY;
-    MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
-    MUST(bind(l, SA(a)));
-    MUST(listen(l, 1024));
-    add(ep, nonblocking(l));
-    puts("listening");
-    fflush(stdout);
-    for (;;) {
-        struct epoll_event out[256];
-        int n = epoll_wait(ep, out, 256, -1);
-        for (int i = 0; i < n; i++) {
-            int fd = out[i].data.fd;
-            if (fd == l) {
-                int s;
-                while ((s = accept4(l, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
-                    setsockopt(s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-                    add(ep, s);
-                }
-                continue;
-            }
-            char b[4096];
-            ssize_t got = read(fd, b, sizeof b);
-            if (got > 0 && write(fd, b, REPLY) != REPLY)
-                got = 0;
-            if (got == 0 || (got < 0 && errno != EAGAIN))
-                close(fd);
-        }
-    }
 }
 
 static uint64_t now_ns(void) {
@@ -154,9 +120,7 @@ static void idle(const char *address, int port, int connections) {
 
 int main(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
-    if (argc == 3 && !strcmp(argv[1], "server"))
-        server(atoi(argv[2]));
-    else if (argc == 6 && !strcmp(argv[1], "client"))
+    if (argc == 6 && !strcmp(argv[1], "client"))
         client(argv[2], atoi(argv[3]), atoi(argv[4]), atof(argv[5]));
     else if (argc == 5 && !strcmp(argv[1], "visits"))
         visits(argv[2], atoi(argv[3]), atof(argv[4]));

@@ -28,6 +28,7 @@ ONE_CPU = ["taskset", "-c", "0"]
 OTHER_CPU = ["taskset", "-c", "1"]
 ANY_CPU = []
 PORT = 7000
+ECHO = ["c:echo", "server", PORT, 200]
 ROWS = {}
 
 
@@ -51,7 +52,7 @@ class Served:
         for namespace in (self.line.server, self.line.client):
             # Not every kernel lets a namespace choose; the head of the table names what is in force.
             namespace.output("sysctl", "-qw", "net.ipv4.tcp_congestion_control=cubic")
-        words = [*pin, *([stage().tcpreload, "--strict", *options] if shim else []), *command]
+        words = [*pin, *([stage().tcpreload, "--strict", *options] if shim else []), *stage().command(command)]
         self.server = self.line.server.start(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         if wait == "line":
             self.server.stdout.readline()
@@ -76,7 +77,7 @@ class Served:
 
 def echo(shim, seconds, connections, pins=(ONE_CPU, ONE_CPU), figure=0, link="veth", options=()):
     binary = stage().program("load")
-    with Served([binary, "server", PORT], shim, pins[0], link, options=options) as served:
+    with Served(ECHO, shim, pins[0], link, options=options) as served:
         return float(served.client(binary, "client", served.line.server_address, PORT, connections, seconds,
                                    pin=pins[1]).split()[figure])
 
@@ -93,7 +94,7 @@ row("ping-pong, median, spin of 50 us", "us", True)(
 @row("a connection for each request", "connections/s")
 def visits(shim, seconds):
     binary = stage().program("load")
-    with Served([binary, "server", PORT], shim) as served:
+    with Served(ECHO, shim) as served:
         return float(served.client(binary, "visits", served.line.server_address, PORT, seconds).split()[0])
 
 
@@ -167,7 +168,7 @@ if shutil.which("memcached"):
 @row("read of a foreign descriptor", "ns", True)
 def foreign(shim, _):
     with net.Namespace() as alone:
-        return float(alone.output(*ONE_CPU, *([stage().tcpreload] if shim else []), stage().program("foreign")))
+        return float(alone.output(*ONE_CPU, *([stage().tcpreload, "--strict"] if shim else []), stage().program("foreign")))
 
 
 @row("start of a program without TCP", "ms", True)
@@ -196,8 +197,8 @@ def kernel_memory():
 def memory(shim, _):
     """The kernel's end at the client is in both figures."""
     connections, binary = 900, stage().program("load")
-    with Served([binary, "server", PORT], shim, ANY_CPU) as served:
-        pid = int(subprocess.run(["pgrep", "-n", "-f", f"{binary} server {PORT}"], capture_output=True, text=True).stdout)
+    with Served(ECHO, shim, ANY_CPU) as served:
+        pid = int(subprocess.run(["pgrep", "-n", "-f", f"echo server {PORT}"], capture_output=True, text=True).stdout)
         before = memory_of(pid) + kernel_memory()
         client = served.line.client.start(binary, "idle", served.line.server_address, PORT, connections,
                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -210,11 +211,11 @@ def memory(shim, _):
 @row("CPU of 100 idle connections in 3 s", "ticks", True)
 def idle(shim, _):
     binary = stage().program("load")
-    with Served([binary, "server", PORT], shim, ANY_CPU) as served:
+    with Served(ECHO, shim, ANY_CPU) as served:
         client = served.line.client.start(binary, "idle", served.line.server_address, PORT, 100,
                                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         client.stdout.readline()
-        pid = int(subprocess.run(["pgrep", "-n", "-f", f"{binary} server {PORT}"], capture_output=True, text=True).stdout)
+        pid = int(subprocess.run(["pgrep", "-n", "-f", f"echo server {PORT}"], capture_output=True, text=True).stdout)
         ticks = lambda: sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
         time.sleep(0.5)
         before = ticks()

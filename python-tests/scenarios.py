@@ -325,7 +325,7 @@ for family, host, nobody in ((socket.AF_INET, sys.argv[1], "10.77.2.77"), (socke
 """
 
 ALL_OF_IT = """
-import hashlib, socket, sys
+import socket, sys
 for family, host in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])):
     s = socket.socket(family)
     s.settimeout(20)
