@@ -1,6 +1,6 @@
 //! A packet's way to its connection, to a listener, or to a drop with a reason.
 
-use super::sockets::{Before, env};
+use super::connections::{Before, env};
 use super::{ConnId, Stack};
 use crate::tcp::{Env, Segment};
 use crate::values::link::{PacketType, RxChecksum};

@@ -1,7 +1,7 @@
 //! ICMP errors about segments of ours (RFC 5927, RFC 9293 3.9.2.2): to the connection, or to the half-open one, that sent them.
 
+use super::connections::{Before, env, path_mss};
 use super::listen::RequestId;
-use super::sockets::{Before, env, path_mss};
 use super::{ConnId, Stack};
 use crate::tcp::{Env, Outcome};
 use crate::values::link::RxChecksum;

@@ -7,18 +7,25 @@
 //! | --- | --- |
 //! | `view` | the pieces of the arena and how a view is made of them |
 //! | `sockets` | socket, connect, send, recv, shutdown, close as the program calls them |
-//! | `listen` | SYN queue, accept queue, SYN cookies: the passive open |
+//! | `connections` | connections, whoever has them: made, found, driven, forgotten |
+//! | `listen` | SYN queue and accept queue: the passive open |
+//! | `cookie` | SYN cookies |
 //! | `demux` | a packet's way to its connection, listener, or to a drop with a reason |
 //! | `icmp` | ICMP errors, to whom they concern |
 //! | `time_wait` | connections that are over, and who may take their names |
 //! | `ports` | which ports are guarded, for whom, and whether one may be bound again |
 //! | `holds` | which process holds what, and what its end closes |
-//! | `ready` | readiness as poll(2) sees it, sleeping threads, epoll sets |
+//! | `ready` | readiness as poll(2) sees it, and sleeping threads |
+//! | `epoll` | epoll sets |
 //! | `transmit` | from a connection's next segment to a packet |
 //! | `options` | socket options |
+//! | `repair` | after a death inside of the lock |
 //! | `inspect` | what `tcpreload ss` shows |
 
+mod connections;
+mod cookie;
 mod demux;
+mod epoll;
 mod holds;
 mod icmp;
 mod inspect;
@@ -26,6 +33,7 @@ mod listen;
 pub mod options;
 mod ports;
 mod ready;
+mod repair;
 mod sockets;
 mod time_wait;
 mod transmit;
@@ -34,14 +42,13 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use epoll::{EpollEvent, EpollId, EpollItem, EpollOp, EpollSet};
 pub use holds::{COMPANION, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
 pub use options::SocketOptions;
 pub use ports::{Port, PortId, PortKind};
-pub use ready::{
-    EpollEvent, EpollId, EpollItem, EpollOp, EpollSet, Ready, WaitLink, Waiter, WaiterId, Wake, WakeKind,
-};
+pub use ready::{Ready, WaitLink, Waiter, WaiterId, Wake, WakeKind};
 pub use sockets::{Accepted, RecvFlags, Route, SendFlags, ShutdownHow};
 pub use transmit::{TxPacket, TxSink};
 pub use view::{ArenaState, Stack};
@@ -99,7 +106,7 @@ pub struct Socket {
     /// When the last SYN cookie was sent.
     cookies_at: Instant,
     waits: List<WaitLink, ready::OnTarget>,
-    items: List<EpollItem, ready::OnSocket>,
+    items: List<EpollItem, epoll::OnSocket>,
     cookie_chain: Option<SockId>,
     port_chain: Option<SockId>,
 }

@@ -33,24 +33,24 @@ pub enum PortKind {
 #[repr(C)]
 pub struct Port {
     /// Where the guard is bound; a wildcard covers every address.
-    local: Endpoint,
-    kind: PortKind,
+    pub(super) local: Endpoint,
+    pub(super) kind: PortKind,
     /// Sockets and connections that use it.
-    refs: u32,
+    pub(super) refs: u32,
     /// ... of these, those without SO_REUSEADDR.
-    strict: u32,
+    pub(super) strict: u32,
     /// Processes that hold a descriptor of the guard.
-    copies: Refs,
+    pub(super) copies: Refs,
     /// Nothing uses it any more: the guards are to be dropped, and until the last is, resets are ours to send.
-    dead: u32,
+    pub(super) dead: u32,
     /// Its guard was given to another family: connections of it go on, all else that comes to it is the other's.
-    given: u32,
+    pub(super) given: u32,
     /// Families that have given their guard of this address to this one, and go on with connections of it.
-    guests: u32,
-    _pad: u32,
+    pub(super) guests: u32,
+    pub(super) _pad: u32,
     /// When a connection was last opened from it.
-    used_at: Instant,
-    chain: Option<PortId>,
+    pub(super) used_at: Instant,
+    pub(super) chain: Option<PortId>,
 }
 
 impl Port {
@@ -311,27 +311,6 @@ impl Stack {
     /// Whether any connection or socket still uses this entry.
     pub fn port_in_use(&self, id: PortId) -> bool {
         self.ports.get(id).is_some_and(|p| p.refs > 0)
-    }
-
-    /// After the lock's holder died: the counts made again from those who use the ports.
-    pub(super) fn rebuild_ports(&mut self) {
-        for id in self.ports.ids().collect::<Vec<_>>() {
-            let p = &mut self.ports[id];
-            (p.refs, p.strict) = (0, 0);
-        }
-        let sockets = self.sockets.iter().filter_map(|(_, s)| Some((s.port?, s.options.reuse_addr)));
-        let conns = self.conns.iter().filter_map(|(_, c)| Some((c.port?, c.reuse_addr)));
-        for (port, reuse_addr) in sockets.chain(conns) {
-            if let Some(p) = self.ports.get_mut(port) {
-                p.refs += 1;
-                p.strict += u32::from(!reuse_addr);
-            }
-        }
-        for id in self.ports.ids().collect::<Vec<_>>() {
-            let p = &mut self.ports[id];
-            p.dead = u32::from(p.refs == 0 && p.kind == PortKind::Bound);
-        }
-        self.core.ports_given_up += 1;
     }
 
     /// The socket has `local`, given by the kernel or by [`Stack::may_bind`] (then with its entry).

@@ -3,7 +3,7 @@
 //! They are entries of the table like any other, in the order of their coming; the control block answers their segments
 //! (RFC 9293 3.10.7.4, tcp_timewait_state_process).
 
-use super::sockets::env;
+use super::connections::env;
 use super::{ConnId, Stack};
 use crate::tcp::{Env, Segment, State};
 use crate::values::{Counter, FourTuple, Instant, SeqNum};

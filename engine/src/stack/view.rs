@@ -1,23 +1,23 @@
 //! The pieces of the arena, and a process's view of them.
 #![allow(unsafe_code)]
 
+use super::epoll::{EpollItem, EpollSet};
 use super::holds::{Hold, Holder};
 use super::listen::ByRequest;
 use super::ports::{ByNumber, Port};
-use super::ready::{EpollItem, EpollSet, OnWakeList, WaitLink, Waiter};
+use super::ready::{OnWakeList, WaitLink, Waiter};
 use super::transmit::ReplyQueue;
 use super::{ByCookie, ByPort, ByTuple, Conn, ConnId, Output, Request, Socket, TimeWaits};
 use crate::fixed::pool::PoolState;
 use crate::fixed::table::{TableState, extents_for};
 use crate::fixed::wheel::{Timer, WheelState};
 use crate::fixed::{Index, List, Memory, Pool, Shared, Table, Wheel};
-use crate::tcp::State;
 use crate::tcp::isn::Key;
 use crate::values::limits::{
     MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_HOLDS, MAX_PORTS, MAX_REQUESTS,
     MAX_SOCKETS, MAX_TIMERS, MAX_WAIT_LINKS, MAX_WAITERS,
 };
-use crate::values::{Counters, Instant, InterfaceTable, PortSet, Sysctls};
+use crate::values::{Counters, InterfaceTable, PortSet, Sysctls};
 use bytemuck::Zeroable;
 use core::ptr::NonNull;
 
@@ -172,89 +172,5 @@ impl Stack {
 
     pub fn interfaces_mut(&mut self) -> &mut InterfaceTable {
         &mut self.core.interfaces
-    }
-
-    /// Puts everything right after the lock's holder died inside: lists and indexes are made again from the entries.
-    /// Sleeping threads are all woken to look for themselves. The connection that was in work is reset.
-    pub fn repair(&mut self, now: Instant) {
-        self.core.counters.inc(crate::values::Counter::LockRecovered);
-        self.sockets.repair();
-        self.conns.repair();
-        self.requests.repair();
-        self.ports.repair();
-        self.waiters.repair();
-        self.links.repair();
-        self.sets.repair();
-        self.items.repair();
-        self.holds.repair();
-        self.wheel.repair();
-        self.rebuild_connections();
-        self.rebuild_readiness();
-        let owned: Vec<_> = self.conns.iter().flat_map(|(_, c)| c.tcb.owned_chunks(&self.pool)).collect();
-        self.pool.repair(owned.into_iter());
-        self.rebuild_ports();
-        self.rebuild_holds(now);
-        self.reset_broken(now);
-    }
-
-    fn rebuild_connections(&mut self) {
-        let core = &mut *self.core;
-        core.by_tuple.clear();
-        core.by_request.clear();
-        core.by_port.clear();
-        core.by_cookie.clear();
-        core.by_number.clear();
-        for id in self.ports.ids().collect::<Vec<_>>() {
-            self.ports[id].clear_chain();
-            let number = self.ports[id].number();
-            core.by_number.insert(&mut self.ports, u64::from(number), id);
-        }
-        core.output = List::default();
-        core.time_waits = List::default();
-        core.replies = ReplyQueue::zeroed();
-        for id in self.sockets.ids().collect::<Vec<_>>() {
-            let s = &mut self.sockets[id];
-            s.cookie_chain = None;
-            s.port_chain = None;
-            s.accept_queue = List::default();
-            s.syn_queue = 0;
-            s.syn_young = 0;
-            let (cookie, port) = (s.cookie, s.local.port);
-            let listening = s.phase == super::SocketPhase::Listening;
-            core.by_cookie.insert(&mut self.sockets, cookie, id);
-            if listening {
-                core.by_port.insert(&mut self.sockets, u64::from(port), id);
-            }
-        }
-        for id in self.conns.ids().collect::<Vec<_>>() {
-            let c = &mut self.conns[id];
-            c.chain = None;
-            c.accept_links = Default::default();
-            c.output_links = Default::default();
-            c.time_wait_links = Default::default();
-            if let Some(timer) = c.timer.take() {
-                self.wheel.cancel(timer);
-            }
-            c.timer_at = Instant::ZERO;
-            let (indexed, listener) = (c.indexed, c.listener);
-            let hash = core.key.of_tuple(&c.tuple, 0);
-            if indexed {
-                core.by_tuple.insert(&mut self.conns, hash, id);
-            }
-            if let Some(listener) = listener.and_then(|l| self.sockets.get_mut(l)) {
-                listener.accept_queue.push_back(&mut self.conns, id);
-            }
-            core.output.push_back(&mut self.conns, id);
-            if self.conns[id].tcb.state() == State::TimeWait {
-                core.time_waits.push_back(&mut self.conns, id);
-            }
-        }
-        // Half-open handshakes are forgotten: the peer's SYN or ACK comes again.
-        for id in self.requests.ids().collect::<Vec<_>>() {
-            if let Some(timer) = self.requests[id].timer {
-                self.wheel.cancel(timer);
-            }
-            self.requests.remove(id);
-        }
     }
 }

@@ -1,0 +1,379 @@
+//! Epoll sets: registrations, the list of what may be ready, and what epoll_wait(2) gives.
+//!
+//! A set reports what is on its ready list *and* is ready when it is collected, as Linux does: the event only says "look
+//! again".
+
+use super::holds::{Held, Refs};
+use super::ready::{OnTarget, Ready, WaitLink, s_next_link};
+use super::{SockId, Stack};
+use crate::fixed::Id;
+use crate::fixed::list::{Linked, Links, List};
+use crate::values::{Error, error::Result};
+use bytemuck::Zeroable;
+
+pub type EpollId = Id<EpollSet>;
+
+/// The engine's part of an epoll descriptor.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct EpollSet {
+    /// Descriptors of the set, over all processes.
+    pub(super) refs: Refs,
+    pub(super) items: List<EpollItem, OfSet>,
+    pub(super) ready: List<EpollItem, OnReadyList>,
+    pub(super) waits: List<WaitLink, OnTarget>,
+    /// Registrations of this set in others.
+    pub(super) outer: List<EpollItem, OnSocket>,
+}
+
+/// One registration: a socket under one descriptor number.
+#[derive(Zeroable)]
+#[repr(C)]
+pub struct EpollItem {
+    pub(super) set: Option<EpollId>,
+    pub(super) socket: Option<SockId>,
+    /// Or another set: nested epoll.
+    pub(super) inner: Option<EpollId>,
+    pub(super) data: u64,
+    pub(super) events: u32,
+    pub(super) fd: i32,
+    pub(super) on_socket: Links<EpollItem>,
+    pub(super) of_set: Links<EpollItem>,
+    pub(super) on_ready: Links<EpollItem>,
+}
+
+impl Linked<OnSocket> for EpollItem {
+    fn links(&self) -> &Links<Self> {
+        &self.on_socket
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.on_socket
+    }
+}
+
+impl Linked<OfSet> for EpollItem {
+    fn links(&self) -> &Links<Self> {
+        &self.of_set
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.of_set
+    }
+}
+
+impl Linked<OnReadyList> for EpollItem {
+    fn links(&self) -> &Links<Self> {
+        &self.on_ready
+    }
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.on_ready
+    }
+}
+
+const EPOLLONESHOT: u32 = 1 << 30;
+
+const EPOLLET: u32 = 1 << 31;
+
+const EPOLLEXCLUSIVE: u32 = 1 << 28;
+
+/// Flags of a registration, as against events.
+pub(super) const EPOLL_FLAGS: u32 = EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE | 1 << 29;
+
+/// What epoll_ctl(2) does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EpollOp {
+    Add,
+    Modify,
+    Delete,
+}
+
+/// What epoll_wait(2) gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EpollEvent {
+    pub events: u32,
+    pub data: u64,
+}
+
+/// The items of one socket.
+pub enum OnSocket {}
+
+/// The items of one epoll set.
+pub enum OfSet {}
+
+/// The items of a set that may be ready.
+pub enum OnReadyList {}
+
+impl Stack {
+    pub(super) fn make_ready(&mut self, item: Id<EpollItem>) {
+        let Some(set_id) = self.items[item].set else { return };
+        let Some(set) = self.sets.get_mut(set_id) else { return };
+        set.ready.push_back(&mut self.items, item);
+        self.wake_one_of_set(set_id);
+        // Nesting is five deep at most (EP_MAX_NESTS), and acyclic: epoll_nest sees to both.
+        let mut outer = self.sets.get(set_id).and_then(|s| s.outer.front());
+        while let Some(o) = outer {
+            outer = <EpollItem as Linked<OnSocket>>::links(&self.items[o]).next_id();
+            if self.items[o].events & Ready::IN.0 != 0 {
+                self.make_ready(o);
+            }
+        }
+    }
+
+    /// Readiness of what an item stands for.
+    fn item_readiness(&mut self, id: Id<EpollItem>) -> Ready {
+        let (socket, inner) = (self.items[id].socket, self.items[id].inner);
+        match (socket, inner) {
+            (Some(socket), _) => self.readiness(socket),
+            (None, Some(inner)) if self.epoll_ready(inner) => Ready::IN,
+            _ => Ready::NONE,
+        }
+    }
+
+    pub(super) fn wake_one_of_set(&mut self, set_id: EpollId) {
+        let mut link = self.sets.get(set_id).and_then(|s| s.waits.front());
+        while let Some(l) = link {
+            link = s_next_link(&self.links, l);
+            let (waiter, exclusive) = (self.links[l].waiter, self.links[l].exclusive != 0);
+            if let Some(w) = waiter
+                && self.wake_waiter(w)
+                && exclusive
+            {
+                break;
+            }
+        }
+    }
+
+    /// The engine's part of a new epoll descriptor.
+    pub fn epoll_create(&mut self) -> Result<EpollId> {
+        let id = self.sets.insert(EpollSet::zeroed()).map_err(|_| Error::NoMemory)?;
+        self.hold(Held::Set(id));
+        Ok(id)
+    }
+
+    pub fn epoll_retain(&mut self, id: EpollId) {
+        self.hold(Held::Set(id));
+    }
+
+    /// A descriptor of the set was closed; with the last one its registrations go.
+    pub fn epoll_release(&mut self, id: EpollId) {
+        if self.unhold(Held::Set(id)) != Some(0) {
+            return;
+        }
+        self.drop_holds(Held::Set(id));
+        while let Some(item) = self.sets[id].items.front() {
+            self.remove_item(item);
+        }
+        while let Some(item) = self.sets[id].outer.front() {
+            self.remove_item(item);
+        }
+        while let Some(link) = self.sets[id].waits.front() {
+            if let Some(w) = self.links[link].waiter {
+                self.wake_waiter(w);
+            }
+            self.sets[id].waits.remove(&mut self.links, link);
+            self.links[link].set = None;
+        }
+        self.sets.remove(id);
+    }
+
+    /// epoll_ctl(2) for an engine socket, known to the set by its descriptor number too, as in Linux.
+    ///
+    /// # Errors
+    /// EEXIST, ENOENT, EINVAL (EPOLLEXCLUSIVE where it may not be), ENOMEM.
+    pub fn epoll_ctl(
+        &mut self,
+        set: EpollId,
+        op: EpollOp,
+        fd: i32,
+        socket: SockId,
+        event: EpollEvent,
+    ) -> Result<()> {
+        let found = self.find_item(set, fd, socket);
+        let exclusive = event.events & EPOLLEXCLUSIVE != 0;
+        match (op, found) {
+            (EpollOp::Add, Some(_)) => Err(Error::Exists),
+            (EpollOp::Add, None) => {
+                let allowed = EPOLLEXCLUSIVE | EPOLLET | 1 << 29 | Ready::ALL.0;
+                if exclusive && event.events & !allowed != 0 {
+                    return Err(Error::Invalid);
+                }
+                self.add_item(set, fd, socket, event)
+            }
+            (EpollOp::Modify, Some(item)) => {
+                if exclusive || self.items[item].events & EPOLLEXCLUSIVE != 0 {
+                    return Err(Error::Invalid);
+                }
+                self.items[item].events = event.events;
+                self.items[item].data = event.data;
+                self.look_again(item);
+                Ok(())
+            }
+            (EpollOp::Delete, Some(item)) => {
+                self.remove_item(item);
+                Ok(())
+            }
+            (_, None) => Err(Error::NoEntry),
+        }
+    }
+
+    /// epoll_ctl(2) for another set, `fd`, whose kernel part the kernel's set has already.
+    ///
+    /// # Errors
+    /// ELOOP is the kernel's to give, which knows all sets; EEXIST, ENOENT, ENOMEM.
+    pub fn epoll_nest(
+        &mut self,
+        set: EpollId,
+        op: EpollOp,
+        fd: i32,
+        inner: EpollId,
+        event: EpollEvent,
+    ) -> Result<()> {
+        let mut at = self.sets.get(inner).and_then(|s| s.outer.front());
+        let mut found = None;
+        while let Some(id) = at {
+            if self.items[id].set == Some(set) && self.items[id].fd == fd {
+                found = Some(id);
+            }
+            at = <EpollItem as Linked<OnSocket>>::links(&self.items[id]).next_id();
+        }
+        match (op, found) {
+            (EpollOp::Add, Some(_)) => Err(Error::Exists),
+            (EpollOp::Add, None) => {
+                let item = EpollItem {
+                    set: Some(set),
+                    inner: Some(inner),
+                    data: event.data,
+                    events: event.events,
+                    fd,
+                    ..EpollItem::zeroed()
+                };
+                let id = self.items.insert(item).map_err(|_| Error::NoMemory)?;
+                if let Some(s) = self.sets.get_mut(inner) {
+                    s.outer.push_back(&mut self.items, id);
+                }
+                if let Some(s) = self.sets.get_mut(set) {
+                    s.items.push_back(&mut self.items, id);
+                }
+                self.look_again(id);
+                Ok(())
+            }
+            (EpollOp::Modify, Some(id)) => {
+                self.items[id].events = event.events;
+                self.items[id].data = event.data;
+                self.look_again(id);
+                Ok(())
+            }
+            (EpollOp::Delete, Some(id)) => {
+                self.remove_item(id);
+                Ok(())
+            }
+            (_, None) => Err(Error::NoEntry),
+        }
+    }
+
+    fn find_item(&self, set: EpollId, fd: i32, socket: SockId) -> Option<Id<EpollItem>> {
+        let mut at = self.sockets.get(socket)?.items.front();
+        while let Some(id) = at {
+            let item = &self.items[id];
+            if item.set == Some(set) && item.fd == fd {
+                return Some(id);
+            }
+            at = <EpollItem as Linked<OnSocket>>::links(item).next_id();
+        }
+        None
+    }
+
+    fn add_item(&mut self, set: EpollId, fd: i32, socket: SockId, event: EpollEvent) -> Result<()> {
+        let item = EpollItem {
+            set: Some(set),
+            socket: Some(socket),
+            data: event.data,
+            events: event.events,
+            fd,
+            ..EpollItem::zeroed()
+        };
+        let id = self.items.insert(item).map_err(|_| Error::NoMemory)?;
+        if let Some(s) = self.sockets.get_mut(socket) {
+            s.items.push_back(&mut self.items, id);
+        }
+        if let Some(s) = self.sets.get_mut(set) {
+            s.items.push_back(&mut self.items, id);
+        }
+        self.look_again(id);
+        Ok(())
+    }
+
+    /// Ready at this moment? Then it is reported, edge-triggered or not.
+    pub(super) fn look_again(&mut self, item: Id<EpollItem>) {
+        let wanted = Ready(self.items[item].events & !EPOLL_FLAGS) | Ready::ALWAYS;
+        if self.item_readiness(item).any(wanted) {
+            self.make_ready(item);
+        }
+    }
+
+    pub(super) fn remove_item(&mut self, id: Id<EpollItem>) {
+        let (set, socket, inner) = (self.items[id].set, self.items[id].socket, self.items[id].inner);
+        if let Some(s) = inner.and_then(|s| self.sets.get_mut(s)) {
+            s.outer.remove(&mut self.items, id);
+        }
+        if let Some(s) = set.and_then(|s| self.sets.get_mut(s)) {
+            s.ready.remove(&mut self.items, id);
+            s.items.remove(&mut self.items, id);
+        }
+        if let Some(s) = socket.and_then(|s| self.sockets.get_mut(s)) {
+            s.items.remove(&mut self.items, id);
+        }
+        self.items.remove(id);
+    }
+
+    /// What epoll_wait(2) returns now: up to `max` events. Level-triggered items stay at the end of the ready list, so
+    /// that a small `max` does not starve the others.
+    pub fn epoll_collect(&mut self, set_id: EpollId, max: usize, mut give: impl FnMut(EpollEvent)) -> usize {
+        let mut count = 0;
+        let pending = self.sets.get(set_id).map_or(0, |s| s.ready.len());
+        for _ in 0..pending {
+            if count == max {
+                break;
+            }
+            let Some(set) = self.sets.get_mut(set_id) else { break };
+            let Some(id) = set.ready.pop_front(&mut self.items) else { break };
+            let item = &self.items[id];
+            let (events, data) = (item.events, item.data);
+            let wanted = Ready(events & !EPOLL_FLAGS) | Ready::ALWAYS;
+            if events & !EPOLL_FLAGS == 0 {
+                continue;
+            }
+            let ready = self.item_readiness(id) & wanted;
+            if ready.is_empty() {
+                continue;
+            }
+            give(EpollEvent { events: ready.0, data });
+            count += 1;
+            if events & EPOLLONESHOT != 0 {
+                self.items[id].events &= EPOLL_FLAGS;
+            } else if events & EPOLLET == 0
+                && let Some(set) = self.sets.get_mut(set_id)
+            {
+                set.ready.push_back(&mut self.items, id);
+            }
+        }
+        // What is left, another thread that waits on this set may take.
+        if self.sets.get(set_id).is_some_and(|s| !s.ready.is_empty() && !s.waits.is_empty()) {
+            self.wake_one_of_set(set_id);
+        }
+        count
+    }
+
+    /// Whether [`Stack::epoll_collect`] would give something: what poll(2) says of an epoll descriptor.
+    pub fn epoll_ready(&mut self, set_id: EpollId) -> bool {
+        let mut at = self.sets.get(set_id).and_then(|s| s.ready.front());
+        while let Some(id) = at {
+            at = <EpollItem as Linked<OnReadyList>>::links(&self.items[id]).next_id();
+            let item = &self.items[id];
+            let wanted = Ready(item.events & !EPOLL_FLAGS) | Ready::ALWAYS;
+            if item.events & !EPOLL_FLAGS != 0 && self.item_readiness(id).any(wanted) {
+                return true;
+            }
+        }
+        false
+    }
+}
