@@ -543,14 +543,14 @@ def again():
 def cheap():
     """Under load the companion looks a few hundred times a second, and does not wake for a packet."""
     with net.Line() as line:
-        binary, seconds = stage().program("echo"), 3
-        side = Side(line.server, [binary, "server", "7000"], True)
+        seconds = 3
+        side = Side(line.server, stage().command(["c:echo", "server", 7000, 200]), True)
         side.wait_for_line()
         pid = eventually("a companion", lambda: companions(line.server))[0]
         notes = []
         for connections in (1, 64):
             before = switches(pid)
-            output = line.client.output(binary, "client", line.server_address, 7000, connections, seconds)
+            output = line.client.output(stage().program("load"), "client", line.server_address, 7000, connections, seconds)
             woken, rate = (switches(pid) - before) / seconds, float(output.split()[0])
             notes.append(f"{rate:.0f} requests/s, {woken:.0f} wake-ups/s")
             if woken > 400:
