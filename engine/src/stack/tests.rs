@@ -487,6 +487,42 @@ fn repair_after_a_death_in_the_lock_keeps_what_is_whole() {
     assert_eq!(read_all(&mut n.b.stack, now, s2).unwrap(), b"and new ones");
 }
 
+/// A loop that takes one connection a round still takes it soon, however many others are ready.
+#[test]
+fn a_listener_comes_first_where_many_are_ready() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 200);
+    let set = n.b.stack.epoll_create().unwrap();
+    let event = |data| EpollEvent { events: Ready::IN.0, data };
+    for data in 1..=100 {
+        let (c, s) = n.connected(l, 80);
+        n.b.stack.epoll_ctl(set, EpollOp::Add, data as i32, s, event(data)).unwrap();
+        let now = n.time();
+        n.a.stack.send(now, c, &[b"x"], SendFlags::default()).unwrap();
+    }
+    n.b.stack.epoll_ctl(set, EpollOp::Add, 1000, l, event(0)).unwrap();
+    n.settle();
+    let round = |n: &mut Net| {
+        let mut got = Vec::new();
+        n.b.stack.epoll_collect(set, 512, |e| got.push(e.data));
+        got
+    };
+    assert_eq!(round(&mut n), (1..=100).collect::<Vec<_>>(), "nothing to accept");
+    n.connect(80);
+    n.connect(80);
+    n.settle();
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..2 {
+        let got = round(&mut n);
+        assert_eq!((got[0], got.len()), (0, 64));
+        seen.extend(got);
+    }
+    assert_eq!(seen.len(), 101, "and the others have their turns");
+    n.b.accept(l).unwrap();
+    n.b.accept(l).unwrap();
+    assert_eq!(round(&mut n).len(), 100);
+}
+
 /// Descriptors of two processes, one of which dies: what only it held is closed, and the peer is told.
 #[test]
 fn a_process_that_ends_gives_back_what_it_held() {
