@@ -272,6 +272,59 @@ def companion_killed():
         return f"companions {first + second}"
 
 
+MANY = """
+import socket, sys
+def more(n):
+    return [socket.create_connection((sys.argv[1], 7000)) for _ in range(n)]
+first = more(1)
+for count in (400, 20):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    first += more(count)
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+TAKES = """
+import socket, sys, time
+l = socket.create_server(("", 7000), backlog=1024)
+print("up", flush=True)
+all = [l.accept()[0] for _ in range(421)]
+ends = [c.recv(1) for c in all]
+# The kernel's answer to our acknowledgment of the FIN, if it had one.
+time.sleep(0.5)
+state = [c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] for c in all]
+print(ends.count(b""), "ends,", state.count(8), "of them orderly")
+"""
+
+
+def many_guards():
+    """A program opens many connections while its companion cannot listen: it is not held up, and at its end the companion has
+    what keeps the kernel from resetting each of them."""
+    with net.Line() as line:
+        server = Side(line.server, [stage().python, "-c", TAKES], False)
+        server.wait_for_line()
+        client = line.client.start(stage().tcpreload, "--strict", stage().python, "-c", MANY, line.server_address,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            client.stdout.readline()
+            pid, = eventually("a companion", lambda: companions(line.client))
+            os.kill(pid, signal.SIGSTOP)
+            begin = time.monotonic()
+            client.stdin.write("\n")
+            client.stdin.flush()
+            client.stdout.readline()
+            took = time.monotonic() - begin
+            os.kill(pid, signal.SIGCONT)
+            client.communicate("\n\n", timeout=30)
+        finally:
+            client.kill()
+        said = server.finish(30).splitlines()[-1]
+        if said != "421 ends, 421 of them orderly" or took > 5:
+            raise Failed(f"{said}; {took:.1f} s")
+        return f"{said}; 400 connections in {took * 1000:.0f} ms beside a companion that was stopped"
+
+
 def strangers():
     """Anybody may connect to a companion and say nothing, or nonsense: it keeps no more than some of them, and does its work."""
     with net.Line() as line:
@@ -598,7 +651,7 @@ def alone():
 
 def tests(full=False):
     scenarios = [
-        ("death in the lock", death_in_the_lock), ("companion killed", companion_killed), ("strangers", strangers),
+        ("death in the lock", death_in_the_lock), ("companion killed", companion_killed), ("strangers", strangers), ("many guards", many_guards),
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
         ("computing", computing), ("driver stopped", stopped), ("companion under load", cheap),

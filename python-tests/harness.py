@@ -215,8 +215,8 @@ class Side:
             except ValueError:
                 self.last = {}
         else:
-            # The last process of the family writes them, or its companion: perhaps at this moment.
-            deadline = time.monotonic() + 3
+            # The last process of the family writes them, or its companion: when peers have closed the last connections, too.
+            deadline = time.monotonic() + 20
             while not self.left_behind() and not self.last and time.monotonic() < deadline:
                 time.sleep(0.02)
         total = {}

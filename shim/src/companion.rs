@@ -371,24 +371,34 @@ fn start_again(rt: &Runtime) -> bool {
     is_there(rt)
 }
 
-/// How often the companion is rung for to make room in its queue.
-const ATTEMPTS: usize = 50;
+/// How often the companion is rung for to make room in its queue, and how long it has each time.
+const ATTEMPTS: usize = 500;
+const MAKES_ROOM: Duration = Duration::from_micros(200);
 
-/// Sends a message of this family's. Nobody is woken for it: the companion finds it when it looks next.
+/// Sends a message of this family's, if there is room in the companion's queue. Nobody is woken for it: the companion finds it
+/// when it looks next.
 ///
 /// # Errors
-/// The errno: there is no companion, or this process cannot reach it (another network namespace).
-pub fn send(rt: &Runtime, message: Message, fds: &[RawFd]) -> Result<(), i32> {
+/// EAGAIN, ETOOMANYREFS: there is no room. Else: there is no companion, or this process cannot reach it (another network
+/// namespace).
+pub fn try_send(rt: &Runtime, message: Message, fds: &[RawFd]) -> Result<(), i32> {
     if !is_there(rt) {
         return Err(libc::ECONNREFUSED);
     }
     let message = Message { secret: rt.words().companion.secret(), ..message };
-    let fd = connected(rt)?;
+    message.send(connected(rt)?, fds)
+}
+
+/// As [`try_send`], and waits for room: never while the lock is held, which the companion needs to make some.
+///
+/// # Errors
+/// As [`try_send`]; EAGAIN when the companion has not made room for a long time (it was stopped).
+pub fn send(rt: &Runtime, message: Message, fds: &[RawFd]) -> Result<(), i32> {
     for _ in 0..ATTEMPTS {
-        match message.send(fd, fds) {
+        match try_send(rt, message, fds) {
             Err(libc::EAGAIN | libc::ETOOMANYREFS) => {
                 ring(rt);
-                let _ = sys::ppoll(&mut [], Some(Duration::from_micros(200)), None);
+                let _ = sys::ppoll(&mut [], Some(MAKES_ROOM), None);
             }
             other => return other,
         }

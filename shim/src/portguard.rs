@@ -10,7 +10,8 @@
 use crate::companion;
 use crate::fdtable;
 use crate::runtime::{Locked, Runtime};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::time::Duration;
 use engine::shared::messages::{Message, Subject};
 use engine::stack::{PortId, PortKind};
 use engine::sys;
@@ -35,9 +36,23 @@ struct Md5Sig {
     key: [u8; 80],
 }
 
-/// Guards of this process: which port each is for. Only touched under the arena's lock, which fork holds: neither a signal
-/// handler nor a child finds it locked.
-static GUARDS: Mutex<Vec<(PortId, RawFd)>> = Mutex::new(Vec::new());
+/// A guard of this process.
+struct Guard {
+    port: PortId,
+    fd: RawFd,
+    /// The companion has it.
+    shown: bool,
+}
+
+/// Guards of this process. Only touched under the arena's lock, which fork holds: neither a signal handler nor a child finds it
+/// locked.
+static GUARDS: Mutex<Vec<Guard>> = Mutex::new(Vec::new());
+/// How many of them are not shown.
+static UNSHOWN: AtomicUsize = AtomicUsize::new(0);
+/// How long a process that ends waits for the companion to have them.
+const LAST_CHANCE: Duration = Duration::from_millis(200);
+/// How long the companion has to make room in its queue, each time.
+const MAKES_ROOM: Duration = Duration::from_micros(200);
 /// What the stack's count of ports given up was at the last sweep.
 static SWEPT: AtomicU64 = AtomicU64::new(0);
 
@@ -108,27 +123,65 @@ pub fn guard_bound(locked: &mut Locked, fd: RawFd, local: Endpoint, family: Fami
     register(locked, held, local, PortKind::Bound)
 }
 
-fn keep(port: PortId, held: RawFd) {
-    GUARDS.lock().push((port, held));
-    fdtable::set_engine(held);
+fn keep(port: PortId, fd: RawFd) {
+    GUARDS.lock().push(Guard { port, fd, shown: false });
+    UNSHOWN.fetch_add(1, Ordering::Relaxed);
+    fdtable::set_engine(fd);
 }
 
-/// The companion keeps every guard as well: connections may outlive this process.
-fn show(locked: &mut Locked, port: PortId, held: RawFd) {
-    let message = Message { id: port.to_raw(), ..Message::new(Subject::Guard) };
-    // Counted first: as long as any copy of it is open, the resets for the port are ours to send.
-    locked.stack().guard_shown(port);
-    if let Err(errno) = companion::send(locked.runtime(), message, &[held]) {
-        locked.stack().guard_not_shown(port);
-        log::debug!("a guard that the companion does not have: {}", std::io::Error::from_raw_os_error(errno));
+/// Shows the companion those guards that it does not have: connections may outlive this process, and only with the guard can it
+/// go on with them. Never waits, for the companion needs the lock to make room in its queue: what finds no room is tried again
+/// whenever a thread leaves the engine, and when this process ends.
+fn show(locked: &mut Locked) {
+    let rt = locked.runtime();
+    for guard in GUARDS.lock().iter_mut().filter(|g| !g.shown) {
+        // Counted first: as long as any copy of it is open, the resets for the port are ours to send.
+        locked.stack().guard_shown(guard.port);
+        let message = Message { id: guard.port.to_raw(), ..Message::new(Subject::Guard) };
+        let sent = companion::try_send(rt, message, &[guard.fd]);
+        if let Err(errno) = sent {
+            locked.stack().guard_not_shown(guard.port);
+            if companion::is_there(rt) {
+                log::debug!(
+                    "a guard for which the companion has no room: {}",
+                    std::io::Error::from_raw_os_error(errno)
+                );
+                return rt.ring_companion();
+            }
+        }
+        // Where there is no companion, the next one is introduced to them all.
+        guard.shown = true;
+        UNSHOWN.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether there are guards that the companion should have, and has not.
+pub fn some_unshown() -> bool {
+    UNSHOWN.load(Ordering::Relaxed) != 0
+}
+
+/// The end of this process: the last chance of those guards. A companion that makes no room for long is stopped.
+pub fn show_the_rest(locked: &mut Locked) {
+    let end = sys::monotonic_now().plus_us(LAST_CHANCE.as_micros() as u64);
+    while some_unshown() {
+        show(locked);
+        if sys::monotonic_now() >= end {
+            return;
+        }
+        locked.unlocked(|| {
+            let _ = sys::ppoll(&mut [], Some(MAKES_ROOM), None);
+        });
     }
 }
 
 /// There is a new companion, which has none of the guards yet.
 pub fn introduce(rt: &Runtime) {
     let Ok(mut locked) = rt.lock() else { return };
-    let guards: Vec<(PortId, RawFd)> = GUARDS.lock().clone();
-    guards.into_iter().for_each(|(port, held)| show(&mut locked, port, held));
+    let mut guards = GUARDS.lock();
+    guards.iter_mut().for_each(|g| g.shown = false);
+    UNSHOWN.store(guards.len(), Ordering::Relaxed);
+    drop(guards);
+    show(&mut locked);
 }
 
 /// The kernel says that `local` is in use: a guard of another family's, which has no listener there any more, is ours from now
@@ -142,7 +195,7 @@ pub fn take_over(locked: &mut Locked, local: Endpoint, reuse_addr: bool) -> Opti
         log::info!("the guard on {} was another program's, whose connections go on", given.local);
         locked.stack().guest_came(port);
         let message = Message { id: port.to_raw(), ..Message::new(Subject::Guest) };
-        if companion::send(rt, message, &[given.connection]).is_err() {
+        if locked.unlocked(|| companion::send(rt, message, &[given.connection])).is_err() {
             // Nobody would see that the other family is done.
             locked.stack().guest_left(port);
         }
@@ -155,7 +208,7 @@ fn register(locked: &mut Locked, held: RawFd, local: Endpoint, kind: PortKind) -
     match locked.stack().port_create(local, kind) {
         Ok(port) => {
             keep(port, held);
-            show(locked, port, held);
+            show(locked);
             locked.sync_filter();
             Ok(port)
         }
@@ -209,6 +262,9 @@ fn port_of(fd: RawFd) -> Result<u16, i32> {
 /// Drops the guards whose ports the stack no longer needs. Cheap when nothing was given up; called whenever a thread leaves
 /// the engine.
 pub fn sweep(locked: &mut Locked) {
+    if some_unshown() {
+        show(locked);
+    }
     let given_up = locked.stack().ports_given_up();
     if SWEPT.load(Ordering::Relaxed) == given_up {
         return;
@@ -217,12 +273,13 @@ pub fn sweep(locked: &mut Locked) {
         return;
     }
     let mut dropped = false;
-    GUARDS.lock().retain(|&(port, fd)| {
-        let alive = locked.stack().port_is_alive(port);
+    GUARDS.lock().retain(|guard| {
+        let alive = locked.stack().port_is_alive(guard.port);
         if !alive {
-            fdtable::take(fd);
-            let _ = sys::close(fd);
-            locked.stack().port_copy_gone(port);
+            fdtable::take(guard.fd);
+            let _ = sys::close(guard.fd);
+            locked.stack().port_copy_gone(guard.port);
+            UNSHOWN.fetch_sub(usize::from(!guard.shown), Ordering::Relaxed);
             dropped = true;
         }
         alive
@@ -235,10 +292,10 @@ pub fn sweep(locked: &mut Locked) {
 
 /// Every guard's descriptor.
 pub fn fds(_: &Locked) -> Vec<RawFd> {
-    GUARDS.lock().iter().map(|g| g.1).collect()
+    GUARDS.lock().iter().map(|g| g.fd).collect()
 }
 
 /// The port of every guard.
 pub fn ports() -> Vec<PortId> {
-    GUARDS.lock().iter().map(|g| g.0).collect()
+    GUARDS.lock().iter().map(|g| g.port).collect()
 }

@@ -281,6 +281,7 @@ pub fn before_exec() -> Option<Departure> {
             alone += 1;
         }
     }
+    portguard::show_the_rest(&mut locked);
     drop_guards(&mut locked);
     departure.guards = true;
     let ids: Vec<SockId> = survivors.iter().map(|s| s.1).collect();
@@ -395,6 +396,7 @@ pub fn goodbye() {
         fdtable::take(*fd);
     }
     let Ok(mut locked) = rt.lock() else { return };
+    portguard::show_the_rest(&mut locked);
     release_all(&mut locked, held.into_iter());
     drop_guards(&mut locked);
     let place = holder();

@@ -36,6 +36,8 @@ const LEASE_CHECK: Duration = Duration::from_millis(500);
 const SECOND_CHECK: Duration = Duration::from_secs(10);
 /// How often a sleeper looks that has a kernel descriptor to watch and found no eventfd free.
 const NO_EVENT_FD: Duration = Duration::from_millis(1);
+/// How often a driver looks whether the companion takes the guards that it has no room for.
+const UNSHOWN_GUARDS: Duration = Duration::from_millis(20);
 
 /// How often the deputy looks.
 const DEPUTY_TICK: Duration = Duration::from_millis(1);
@@ -278,7 +280,10 @@ impl<'r> Sleeper<'r> {
                 core::hint::spin_loop();
                 continue;
             }
-            let wake_at = earliest(locked.stack().next_deadline(), deadline);
+            let mut wake_at = earliest(locked.stack().next_deadline(), deadline);
+            if crate::portguard::some_unshown() {
+                wake_at = earliest(wake_at, Some(now.plus_us(UNSHOWN_GUARDS.as_micros() as u64)));
+            }
             // Set under the lock: whoever makes an earlier deadline after this sees it and rings.
             role.deadline_us.store(wake_at.unwrap_or(Instant::FAR).as_us(), Ordering::Release);
             role.wake_slot.store(self.event_fd.get().map_or(0, |n| u32::from(n) + 1), Ordering::Release);

@@ -75,6 +75,8 @@ struct Companion {
     /// Execs under way: whose, and the pipe that ends with it.
     execs: Vec<(u32, RawFd)>,
     guards: Vec<(PortId, RawFd)>,
+    /// Of those, the ones that have just come.
+    arrived: Vec<PortId>,
     /// Ports whose guard is another family's now, with the connection that tells it that we go on.
     given: Vec<GivenAway>,
     /// Ports whose guard was another family's, with the connection that tells that it goes on.
@@ -144,6 +146,7 @@ impl Companion {
             several: false,
             execs: Vec::new(),
             guards: Vec::new(),
+            arrived: Vec::new(),
             given: Vec::new(),
             guests: Vec::new(),
             swept: swept.ok_or(broken)?,

@@ -43,6 +43,7 @@ impl Companion {
                 self.connections.remove(n);
             }
         }
+        self.count_arrived();
         let (guests, seat) = (&mut self.guests, &mut self.seat);
         guests.retain(|&(port, fd)| {
             let goes_on = sys::poll_one(fd, libc::POLLIN) == 0;
@@ -149,10 +150,18 @@ impl Companion {
             return close(fd);
         }
         self.guards.push((port, fd));
-        // Counted when it was sent, but perhaps for the companion before this one. If nothing needs it any more, it is dropped
-        // with the next look at the ports.
-        self.seat.visit(|stack, _| stack.guard_shown(port));
-        self.swept = u64::MAX;
+        self.arrived.push(port);
+    }
+
+    /// Guards that have arrived are counted. They were when they were sent, but perhaps for the companion before this one. If
+    /// nothing needs one any more, it is dropped with the next look at the ports. Under one hold of the lock: whoever sends
+    /// many wants it as well, and room in the queue.
+    fn count_arrived(&mut self) {
+        let arrived = core::mem::take(&mut self.arrived);
+        if !arrived.is_empty() {
+            self.seat.visit(|stack, _| arrived.iter().for_each(|&port| stack.guard_shown(port)));
+            self.swept = u64::MAX;
+        }
     }
 
     /// Another family asks for a guard. The connection then says that we go on with the connections of the port.
