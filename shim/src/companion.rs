@@ -167,6 +167,12 @@ pub fn is_watching(rt: &Runtime) -> bool {
     rt.words().companion.sleep.load(Ordering::Acquire) == sleep::WATCHING
 }
 
+/// It looks every few milliseconds whether anybody drives; asked under the lock, without which it does not begin to sleep longer.
+pub fn ticks(rt: &Runtime) -> bool {
+    let words = &rt.words().companion;
+    words.pid.load(Ordering::Acquire) != 0 && words.sleep.load(Ordering::Acquire) == sleep::LIGHT
+}
+
 // ---------------------------------------------------------------------------------------------------------------- start
 
 /// What the two children need. Nothing in it is made by them: other threads of the program may be anywhere.

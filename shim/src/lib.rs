@@ -7,6 +7,7 @@
 //! | `fdtable` | whose descriptor is it? |
 //! | `runtime` | this process's arena, and the way in and out of its lock |
 //! | `wait`, `block` | sleeping: whoever waits, drives |
+//! | `round` | answers that leave together |
 //! | `epoll`, `poll` | readiness of our sockets and of others in one set |
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
 //! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
@@ -41,6 +42,7 @@ mod passing;
 mod poll;
 mod portguard;
 mod process;
+mod round;
 mod runtime;
 mod signals;
 mod streams;

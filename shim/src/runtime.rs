@@ -234,7 +234,14 @@ impl Runtime {
         guard.stack.set_holder(crate::process::holder());
         // SAFETY: the lock is held as long as `guard` lives.
         let device = unsafe { &mut *self.device.get() };
-        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, tx: None, now: Instant::ZERO })
+        Ok(Locked {
+            runtime: self,
+            guard: ManuallyDrop::new(guard),
+            device,
+            tx: None,
+            now: Instant::ZERO,
+            patient: false,
+        })
     }
 
     /// A transmitter that no thread uses.
@@ -347,9 +354,21 @@ pub struct Locked<'a> {
     /// Taken when there is something to send.
     tx: Option<Transmitter>,
     now: Instant,
+    /// What there is to send may wait for more.
+    patient: bool,
 }
 
 impl<'a> Locked<'a> {
+    /// A call of many in a round of the program's: what it has to send may wait for the next.
+    pub fn be_patient(&mut self) {
+        self.patient = true;
+    }
+
+    /// Not any more: this thread is about to sleep.
+    pub fn be_impatient(&mut self) {
+        self.patient = false;
+    }
+
     pub fn runtime(&self) -> &'a Runtime {
         self.runtime
     }
@@ -381,6 +400,7 @@ impl<'a> Locked<'a> {
     pub fn turn(&mut self) -> Turn {
         self.now = sys::monotonic_now();
         self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
+        self.runtime.role().nothing_is_held();
         let guard = &mut *self.guard;
         let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
         driver::turn(guard.stack, self.device, tx, guard.device, self.now)
@@ -426,7 +446,9 @@ impl Locked<'_> {
         for turn in 0.. {
             crate::portguard::sweep(self);
             self.sync_filter();
-            self.stage();
+            if !self.waits_for_more() {
+                self.stage();
+            }
             self.give_back();
             let Some(tx) = self.tx.as_mut().filter(|tx| !tx.is_empty()) else { return };
             tx.flush();
@@ -439,10 +461,19 @@ impl Locked<'_> {
         }
     }
 
+    /// What is there to be sent is left there. Not where something is on its way already.
+    fn waits_for_more(&mut self) -> bool {
+        self.patient
+            && self.tx.as_ref().is_none_or(Transmitter::is_empty)
+            && self.guard.stack.has_output()
+            && crate::round::goes_on(self.runtime, self.now())
+    }
+
     /// What the stack has to send becomes packets.
     fn stage(&mut self) {
         if self.guard.stack.has_output() {
             let now = self.now();
+            self.runtime.role().nothing_is_held();
             let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
             tx.report(self.guard.stack.counters_mut());
             self.guard.stack.transmit(now, tx);
