@@ -359,13 +359,13 @@ def strangers():
         return note
 
 
-def restarts(privilege):
-    """A server is killed and started again, twenty times, under load: it has its port at once."""
+def restarts(privilege, times=20):
+    """A server is killed and started again and again, under load: it has its port at once."""
     with net.Line() as line:
         took = []
         server = echo_server(line, privilege=privilege)
         with Load(line) as load:
-            for n in range(20):
+            for _ in range(times):
                 good = load.good
                 eventually("echoes", lambda: load.good > good + 20, 10)
                 server.kill()
@@ -711,4 +711,5 @@ def tests(full=False):
         ("computing", computing), ("rounds", rounds), ("driver stopped", stopped), ("companion under load", cheap),
         ("asked to end", asked_to_end), ("exec again", again), ("no companion", alone),
     ]
-    return [Test(name, "tcpreload", run) for name, run in scenarios]
+    return [Test(name, "tcpreload", run) for name, run in scenarios] + [
+        Test("restart x100", "tcpreload", lambda: restarts("root", 100), slow=True)]

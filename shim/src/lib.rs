@@ -19,8 +19,8 @@
 //! | `config`, `log` | environment, sysctls, log records |
 //!
 //! Rules inside of this library: no libc function that it overrides is called (system calls go through `engine::sys`, the
-//! real functions through redhook's `real!`), no lock is held while a thread sleeps, and nothing at all happens when it is
-//! loaded: most processes that load it never open a TCP socket.
+//! real functions through redhook's `real!`), no lock is held while a thread sleeps, and nothing happens when it is
+//! loaded (but for a program that inherits sockets): most processes that load it never open a TCP socket.
 
 // Without the hooks, which would override the test program's own calls, much of this has no caller.
 #![cfg_attr(test, allow(dead_code))]

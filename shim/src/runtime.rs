@@ -7,6 +7,7 @@
 //! packet filter follows the ports that the stack owns, the lock is given back, and then the threads are woken that the
 //! stack wants to wake: never while the lock is held.
 
+use crate::companion::Belongings;
 use crate::config::Config;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
@@ -98,7 +99,7 @@ fn look_for_inheritance() -> Option<&'static Runtime> {
     let there = |cookie: &u64| name.cookies.contains(cookie);
     let (soft, _) = sys::getrlimit(libc::RLIMIT_NOFILE as u32).unwrap_or((1024, 0));
     let mine = || (0..soft.min(1 << 16) as RawFd).filter_map(|fd| Some((fd, sys::socket_cookie(fd).ok()?)));
-    let joined = mine().any(|(_, cookie)| there(&cookie)).then(|| Runtime::join(&name));
+    let joined = mine().any(|(_, cookie)| there(&cookie)).then(|| Runtime::join(|| name.attach()));
     let runtime = match joined {
         Some(Ok(runtime)) => {
             let runtime: &'static Runtime = Box::leak(Box::new(runtime));
@@ -115,6 +116,45 @@ fn look_for_inheritance() -> Option<&'static Runtime> {
     crate::errno::set(errno);
     runtime
 }
+
+/// A process that has no family has got descriptors in a message. If one of them is a family's socket, it joins that one.
+pub fn join_by_message(fds: &[RawFd]) -> Option<&'static Runtime> {
+    let sockets: Vec<RawFd> = fds.iter().copied().filter(|&fd| may_be_ours(fd)).collect();
+    if sockets.is_empty() {
+        return None;
+    }
+    let failed = FAILED.lock();
+    if failed.is_some() || attached().is_some() {
+        return attached();
+    }
+    let belongings = Belongings::claim(&sockets)?;
+    let runtime = match Runtime::join(|| Ok(belongings)) {
+        Ok(runtime) => Box::leak(Box::new(runtime)),
+        Err(reason) => {
+            log::warn!("a socket of another program's is not to be had: {reason}");
+            return None;
+        }
+    };
+    ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+    let open = sockets.iter().filter_map(|&fd| Some((fd, sys::socket_cookie(fd).ok()?)));
+    crate::process::arrive(runtime, open);
+    Some(runtime)
+}
+
+/// A TCP socket that the kernel knows no peer of: what a socket of ours looks like, connected or not.
+fn may_be_ours(fd: RawFd) -> bool {
+    let mut number = [0; 4];
+    let is_tcp = sys::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut number).is_ok()
+        && i32::from_ne_bytes(number) == libc::IPPROTO_TCP;
+    let mut state = [0; 1];
+    is_tcp
+        && sys::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state).is_ok()
+        && matches!(state[0], TCP_CLOSE | TCP_LISTEN)
+}
+
+/// States of the kernel's, as TCP_INFO has them. A listener of ours is a guard.
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
 
 /// This process's runtime, made at the first call.
 ///
@@ -199,15 +239,15 @@ impl Runtime {
         }
     }
 
-    /// The runtime of a family whose sockets this program was started with.
-    fn join(name: &crate::companion::FamilyName) -> Result<Runtime, Fallback> {
+    /// The runtime of a family that has sockets of this process's, with what that family gives.
+    fn join(belongings: impl FnOnce() -> Result<Belongings, i32>) -> Result<Runtime, Fallback> {
         let config = get_ready()?;
-        let (fds, rings, v6) = name.attach().map_err(Fallback::NoArena)?;
+        let Belongings { fds, rings, has_ipv6 } = belongings().map_err(Fallback::NoArena)?;
         let mut fds = fds.into_iter().map(|fd| sys::move_high(fd).unwrap_or(fd));
         let mut next = || fds.next().ok_or(Fallback::NoArena(libc::EBADMSG));
         let arena = next()?;
         let ring_fds: Vec<RawFd> = (0..rings).map(|_| next()).collect::<Result<_, _>>()?;
-        let tx = [next()?, next()?, if v6 { next()? } else { -1 }];
+        let tx = [next()?, next()?, if has_ipv6 { next()? } else { -1 }];
         let arena = Arena::open(arena, true)?;
         let device = PacketDevice::adopt(&ring_fds, tx).map_err(Fallback::NoDevice)?;
         Ok(Runtime::of(arena, device, fds.collect(), config))
