@@ -11,7 +11,7 @@ ANY = "0.0.0.0" if NAME == "4" else "::"
 
 def listener(backlog=None, port=0):
     """A listener on the loopback address."""
-    return socket.create_server((HOST, port), family=AF, backlog=backlog)
+    return socket.create_server((HOST, port), family=AF, backlog=backlog, dualstack_ipv6=NAME == "mapped")
 
 
 def name(of):

@@ -15,7 +15,9 @@ class Namespace:
 
     def __init__(self):
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo up; exec cat"],
+            # No duplicate address detection: link-local addresses, with which routers ask for neighbours, would not be there for
+            # a second or two.
+            ["unshare", "--net", "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo up; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -114,8 +116,7 @@ def join(left, right, left_addresses, right_addresses, left_name="veth0", right_
     )
     for namespace, name, addresses in ((left, left_name, left_addresses), (right, right_name, right_addresses)):
         for address in addresses:
-            # No duplicate address detection: an IPv6 address would be tentative for a second.
-            namespace.call("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+            namespace.call("ip", "address", "add", address, "dev", name)
         namespace.call("ip", "link", "set", name, "up")
 
 
@@ -130,7 +131,7 @@ class Loop:
     def __init__(self):
         self.server = self.client = Namespace()
         self.server.call("ip", "-batch", "-", text=True, input="".join(
-            f"address add {address}/128 dev lo nodad\n" for address in self.MORE_ADDRESSES))
+            f"address add {address}/128 dev lo\n" for address in self.MORE_ADDRESSES))
 
     def address(self, family):
         """The server's in one of FAMILIES."""

@@ -8,7 +8,7 @@ import itertools
 import threading
 
 import net
-from harness import Failed, Side, Test, check_stacks, compare, known_to_differ, stage
+from harness import Failed, Side, Skipped, Test, check_stacks, compare, known_to_differ, stage
 
 # Which stack serves which end: server, client.
 MODES = {
@@ -22,16 +22,17 @@ MODES = {
 class Case:
     def __init__(self, name, alone=None, server=None, client=None, links=None, modes=tuple(MODES), privileges=("root",),
                  sysctls=None, timeout=40, port=None, stops=False, known=None,
-                 opens=("server", "client"), slow=False, families=tuple(net.FAMILIES)):
+                 opens=("server", "client"), slow=False, not_in=None):
         self.name, self.alone, self.server, self.client = name, alone, server, client
         self.links = links or (("lo",) if alone else ("lo", "veth"))
         self.modes, self.privileges, self.sysctls = modes, privileges, sysctls or {}
         self.timeout, self.port, self.stops, self.opens, self.slow = timeout, port, stops, opens, slow
-        self.known, self.families = known, families
+        # Families in which it makes no sense, and why.
+        self.known, self.not_in = known, not_in or {}
         self.oracles, self.lock = {}, threading.Lock()
 
     def tests(self):
-        for family, link, privilege, (mode, stacks) in itertools.product(self.families, self.links, self.privileges, MODES.items()):
+        for family, link, privilege, (mode, stacks) in itertools.product(net.FAMILIES, self.links, self.privileges, MODES.items()):
             if mode not in self.modes or (self.alone and stacks[0] != stacks[1]):
                 continue
             # Privileges are nothing to the kernel's own TCP.
@@ -58,6 +59,8 @@ class Case:
             return self.oracles[link, family]
 
     def check(self, link, privilege, stacks, family):
+        if family in self.not_in:
+            raise Skipped(self.not_in[family])
         expected, note = self.oracle(link, family)
         if stacks == (False, False):
             return note
