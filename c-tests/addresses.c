@@ -10,15 +10,14 @@ static void show(const char *what, int fd, int known) {
         if (r < 0)
             printf("%s, %s: %s\n", what, peer ? "peer" : "own", errname(errno));
         else
-            printf("%s, %s: %s, port %s\n", what, peer ? "peer" : "own", inet_ntoa(a.sin_addr),
+            printf("%s, %s: %s, port %s\n", what, peer ? "peer" : "own", host_of(&a),
                    a.sin_port == 0 ? "0" : ntohs(a.sin_port) == known ? "the known one" : "another");
     }
 }
 
-static int at(const char *address, int port, int reuse) {
+static int at(const char *host, int port, int reuse) {
     int fd = tcp();
-    struct sockaddr_in a = ADDR(port);
-    inet_aton(address, &a.sin_addr);
+    struct sockaddr_in a = address(ntohl(inet_addr(host)), port);
     if (reuse)
         MUST(setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, 4));
     if (bind(fd, SA(a)) < 0) {
@@ -33,16 +32,14 @@ static int at(const char *address, int port, int reuse) {
 static void names(void) {
     int l = tcp();
     show("fresh", l, 0);
-    struct sockaddr_in any = ADDR(0);
-    any.sin_addr.s_addr = INADDR_ANY;
+    struct sockaddr_in any = address(INADDR_ANY, 0);
     MUST(bind(l, SA(any)));
     int port = port_of(l);
     show("bound to any", l, port);
     MUST(listen(l, 5));
     show("listening", l, port);
     int c = tcp();
-    struct sockaddr_in a = ADDR(port);
-    a.sin_addr.s_addr = htonl(0x7f000102);
+    struct sockaddr_in a = address(0x7f000102, port);
     MUST(connect(c, SA(a)));
     show("client to 127.0.1.2", c, port);
     int s = MUST(accept(l, NULL, NULL));
@@ -61,7 +58,7 @@ static void names(void) {
     struct sockaddr_in from;
     socklen_t len = sizeof from;
     s = MUST(accept(l, (struct sockaddr *)&from, &len));
-    printf("accept tells %s, its port %d\n", inet_ntoa(from.sin_addr), ntohs(from.sin_port) == own);
+    printf("accept tells %s, its port %d\n", host_of(&from), ntohs(from.sin_port) == own);
     show("its client", c, own);
     close(c), close(s), close(l);
     /* A listener without bind gets a port. */
@@ -91,8 +88,7 @@ static void conflicts(void) {
     int other = at("127.0.0.2", port, 0);
     SAY("two addresses, two listeners", listen(other, 5));
     int c = tcp(), s;
-    struct sockaddr_in a = ADDR(port);
-    a.sin_addr.s_addr = htonl(0x7f000002);
+    struct sockaddr_in a = address(0x7f000002, port);
     MUST(connect(c, SA(a)));
     SAYFD("the right one has it", s = accept(other, NULL, NULL));
     SAY("the other has not", (nonblocking(l), accept(l, NULL, NULL)));

@@ -11,7 +11,7 @@
 #define LO2 0x7f000002
 
 static struct sockaddr_in at(unsigned host, int port) {
-    return (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(host)};
+    return address(host, port);
 }
 
 static const char *hostname(unsigned host) { return host == ANY ? "any" : host == LO ? "lo" : "lo2"; }
@@ -190,7 +190,7 @@ static void port_at_connect(void) {
     struct sockaddr_in from;
     socklen_t len = sizeof from;
     int s = MUST(accept(l, (struct sockaddr *)&from, &len));
-    printf("from the address %s, from the port %s\n", from.sin_addr.s_addr == any.sin_addr.s_addr ? "bound" : "other",
+    printf("from the address %s, from the port %s\n", !strcmp(host_of(&from), host_of(&any)) ? "bound" : "other",
            ntohs(from.sin_port) == port_of(c) ? "same" : "other");
     close(c);
     close(s);

@@ -96,8 +96,7 @@ int main(int argc, char **argv) {
     if ((argc == 3 || argc == 4) && !strcmp(argv[1], "server")) {
         buffer = argc == 4 ? atoi(argv[3]) : 0;
         int l = tcp(), on = 1;
-        struct sockaddr_in a = ADDR(atoi(argv[2]));
-        a.sin_addr.s_addr = INADDR_ANY;
+        struct sockaddr_in a = address(INADDR_ANY, atoi(argv[2]));
         MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
         MUST(bind(l, SA(a)));
         buffered(l);
@@ -107,9 +106,7 @@ int main(int argc, char **argv) {
         server(l);
     } else if ((argc == 5 || argc == 6) && !strcmp(argv[1], "client")) {
         buffer = argc == 6 ? atoi(argv[5]) : 0;
-        struct sockaddr_in a = ADDR(atoi(argv[3]));
-        inet_pton(AF_INET, argv[2], &a.sin_addr);
-        client(a, (int64_t)atol(argv[4]) << 20);
+        client(address_of(argv[2], atoi(argv[3])), (int64_t)atol(argv[4]) << 20);
     } else if (argc == 1) {
         int l = listener(1);
         pthread_t t;

@@ -3,7 +3,7 @@
 
 static void life(void) {
     char buf[100];
-    int l = SAYFD("socket", socket(AF_INET, SOCK_STREAM, 0));
+    int l = SAYFD("socket", socket(DOMAIN, SOCK_STREAM, 0));
     struct sockaddr_in a = ADDR(0), b;
     SAY("bind", bind(l, SA(a)));
     SAY("listen", listen(l, 5));
@@ -15,7 +15,7 @@ static void life(void) {
     printf("peer of accept: length %d, family %d, its port is the client's: %d\n", len, b.sin_family, ntohs(b.sin_port) == port_of(c));
     len = sizeof b;
     SAY("getpeername", getpeername(c, (struct sockaddr *)&b, &len));
-    printf("is the listener's: %d %s\n", ntohs(b.sin_port) == port_of(l), inet_ntoa(b.sin_addr));
+    printf("is the listener's: %d %s\n", ntohs(b.sin_port) == port_of(l), host_of(&b));
     len = 4;
     SAY("getsockname, short buffer", getsockname(c, (struct sockaddr *)&b, &len));
     printf("length %d\n", len);
@@ -46,8 +46,7 @@ static void wrong(void) {
     SAY("getpeername without connection", getpeername(fd, (struct sockaddr *)&a, &len));
     sayready("poll of a fresh socket", fd, 0);
     SAY("bind, length 3", bind(fd, (struct sockaddr *)&a, 3));
-    a = ADDR(0);
-    a.sin_addr.s_addr = htonl(0x08080808);
+    a = address(0x08080808, 0);
     SAY("bind to a foreign address", bind(fd, SA(a)));
     a = ADDR(0);
     SAY("bind", bind(fd, SA(a)));
@@ -80,8 +79,8 @@ static void wrong(void) {
     SAY("connect once more", connect(second, SA(a)));
     close(second);
     SAY("recv of a closed descriptor", recv(second, buf, sizeof buf, 0));
-    SAY("socket of a wrong type", socket(AF_INET, 77, 0));
-    SAY("socket of a wrong protocol", socket(AF_INET, SOCK_STREAM, IPPROTO_UDP));
+    SAY("socket of a wrong type", socket(DOMAIN, 77, 0));
+    SAY("socket of a wrong protocol", socket(DOMAIN, SOCK_STREAM, IPPROTO_UDP));
 }
 
 static void connected(void) {

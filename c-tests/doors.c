@@ -18,11 +18,11 @@ static void by_number(void) {
     struct sockaddr_in a = ADDR(0), got;
     socklen_t len = sizeof a;
     char b[64] = "";
-    int l = MUST(syscall(SYS_socket, AF_INET, SOCK_STREAM, 0));
+    int l = MUST(syscall(SYS_socket, DOMAIN, SOCK_STREAM, 0));
     SAY("bind", syscall(SYS_bind, l, &a, sizeof a));
     SAY("listen", syscall(SYS_listen, l, 5));
     SAY("getsockname", syscall(SYS_getsockname, l, &a, &len));
-    int c = MUST(syscall(SYS_socket, AF_INET, SOCK_STREAM, 0));
+    int c = MUST(syscall(SYS_socket, DOMAIN, SOCK_STREAM, 0));
     SAY("connect", syscall(SYS_connect, c, &a, sizeof a));
     len = sizeof got;
     SAY("getpeername", syscall(SYS_getpeername, c, &got, &len));

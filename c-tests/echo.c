@@ -10,8 +10,7 @@ static void add(int ep, int fd) {
 
 static void server(int port, int reply) {
     int l = tcp(), on = 1, ep = epoll_create1(0);
-    struct sockaddr_in a = ADDR(port);
-    a.sin_addr.s_addr = INADDR_ANY;
+    struct sockaddr_in a = address(INADDR_ANY, port);
     MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
     MUST(bind(l, SA(a)));
     MUST(listen(l, 1024));

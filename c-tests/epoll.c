@@ -163,7 +163,7 @@ static void duplicates(void) {
 
 static void mixed(void) {
     struct pair p = pair();
-    int fds[2], ep = epoll_create(1), u = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    int fds[2], ep = epoll_create(1), u = MUST(socket(DOMAIN, SOCK_DGRAM, 0));
     MUST(pipe(fds));
     SAY("a pipe", ctl(ep, EPOLL_CTL_ADD, fds[0], EPOLLIN, 1));
     SAY("UDP", ctl(ep, EPOLL_CTL_ADD, u, EPOLLOUT, 2));

@@ -157,11 +157,11 @@ static void descriptors(void) {
     SAY("-1: epoll_wait", epoll_wait(-1, &(struct epoll_event){0}, 1, 0));
     close(fds[0]), close(fds[1]);
     SAY("AF 200", socket(200, SOCK_STREAM, 0));
-    SAY("stream of UDP", socket(AF_INET, SOCK_STREAM, IPPROTO_UDP));
-    SAY("protocol 255", socket(AF_INET, SOCK_STREAM, 255));
-    SAY("datagram of TCP", socket(AF_INET, SOCK_DGRAM, IPPROTO_TCP));
-    SAY("unknown flags", socket(AF_INET, SOCK_STREAM | 0x10000000, 0));
-    int fd = SAYFD("TCP by name", socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
+    SAY("stream of UDP", socket(DOMAIN, SOCK_STREAM, IPPROTO_UDP));
+    SAY("protocol 255", socket(DOMAIN, SOCK_STREAM, 255));
+    SAY("datagram of TCP", socket(DOMAIN, SOCK_DGRAM, IPPROTO_TCP));
+    SAY("unknown flags", socket(DOMAIN, SOCK_STREAM | 0x10000000, 0));
+    int fd = SAYFD("TCP by name", socket(DOMAIN, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP));
     printf("%d %d\n", fcntl(fd, F_GETFD), (fcntl(fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE)) == (O_NONBLOCK | O_RDWR));
     close(fd);
 }

@@ -259,7 +259,7 @@ static void executing(const char *self) {
     printf("%d\n", status);
     close(c);
     /* Close-on-exec: the connection ends with the exec, for it was the last descriptor. */
-    c = MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    c = MUST(socket(DOMAIN, SOCK_STREAM | SOCK_CLOEXEC, 0));
     struct sockaddr_in a = ADDR(port_of(p.l));
     MUST(connect(c, SA(a)));
     int s = MUST(accept4(p.l, NULL, NULL, SOCK_CLOEXEC));

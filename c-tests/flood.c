@@ -34,8 +34,7 @@ struct order {
 
 static void server(int port) {
     int l = tcp(), on = 1;
-    struct sockaddr_in a = ADDR(port);
-    a.sin_addr.s_addr = INADDR_ANY;
+    struct sockaddr_in a = address(INADDR_ANY, port);
     MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
     MUST(bind(l, SA(a)));
     MUST(listen(l, 16));
@@ -64,9 +63,8 @@ static double now(void) {
     return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static void client(char way, const char *address, int port, long megabytes) {
-    struct sockaddr_in a = ADDR(port);
-    inet_pton(AF_INET, address, &a.sin_addr);
+static void client(char way, const char *host, int port, long megabytes) {
+    struct sockaddr_in a = address_of(host, port);
     int c = tcp();
     MUST(connect(c, SA(a)));
     long bytes = megabytes << 20;

@@ -32,13 +32,12 @@ static void tell(uint32_t *took, size_t samples, size_t requests, uint64_t ns) {
     printf("%.0f %.1f %.1f\n", requests / (ns / 1e9), took[samples / 2] / 1e3, took[samples * 99 / 100] / 1e3);
 }
 
-static void client(const char *address, int port, int connections, double seconds) {
+static void client(const char *host, int port, int connections, double seconds) {
     static uint32_t took[4 << 20];
     size_t requests = 0, samples = 0;
     uint64_t *sent = calloc(65536, sizeof *sent);
     int ep = epoll_create1(0), on = 1;
-    struct sockaddr_in a = ADDR(port);
-    inet_pton(AF_INET, address, &a.sin_addr);
+    struct sockaddr_in a = address_of(host, port);
     char b[4096] = {0};
     for (int i = 0; i < connections; i++) {
         int c = tcp();
@@ -69,13 +68,12 @@ static void client(const char *address, int port, int connections, double second
 }
 
 /* Four at a time, so that neither end waits for the other. */
-static void visits(const char *address, int port, double seconds) {
+static void visits(const char *host, int port, double seconds) {
     enum { AT_ONCE = 4 };
     static uint32_t took[4 << 20];
     uint64_t begin = now_ns(), end = begin + seconds * 1e9, now = begin;
     size_t requests = 0, samples = 0;
-    struct sockaddr_in a = ADDR(port);
-    inet_pton(AF_INET, address, &a.sin_addr);
+    struct sockaddr_in a = address_of(host, port);
     char b[4096] = {0};
     while (now < end) {
         int c[AT_ONCE];
@@ -101,9 +99,8 @@ static void visits(const char *address, int port, double seconds) {
     tell(took, samples, requests, now - begin);
 }
 
-static void idle(const char *address, int port, int connections) {
-    struct sockaddr_in a = ADDR(port);
-    inet_pton(AF_INET, address, &a.sin_addr);
+static void idle(const char *host, int port, int connections) {
+    struct sockaddr_in a = address_of(host, port);
     char b[REPLY] = {0};
     for (int i = 0; i < connections; i++) {
         int c = tcp();

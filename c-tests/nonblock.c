@@ -70,7 +70,7 @@ static long ms_since(struct timespec *t) {
 
 static void mixed(void) {
     struct pair p = pair();
-    int fds[2], u = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+    int fds[2], u = MUST(socket(DOMAIN, SOCK_DGRAM, 0));
     MUST(pipe(fds));
     struct pollfd set[5] = {{p.s, POLLIN, 0}, {fds[0], POLLIN, 0}, {u, POLLOUT | POLLIN, 0}, {-1, POLLIN, 0}, {999, POLLIN, 0}};
     SAY("poll of a socket, a pipe, UDP, -1 and a closed one", poll(set, 5, 0));

@@ -25,8 +25,79 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ADDR(port_) ((struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(port_), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)})
-#define SA(a) ((struct sockaddr *)&(a)), sizeof(a)
+/* The family that a program is run in, from the environment: FAMILY=4, FAMILY=6, or FAMILY=mapped, which is sockets of IPv6 with
+ * addresses of IPv4 (::ffff:a.b.c.d). Where a program has a struct sockaddr_in, it is an address of that family. */
+struct address {
+    union {
+        struct {
+            sa_family_t sin_family;
+            in_port_t sin_port;
+            struct in_addr sin_addr;
+        };
+        struct sockaddr sa;
+        struct sockaddr_in6 v6;
+    };
+};
+#define sockaddr_in address
+#define DOMAIN (in_family('4') ? AF_INET : AF_INET6)
+#define ADDR(port_) address(INADDR_LOOPBACK, port_)
+#define SA(a) ((struct sockaddr *)&(a)), address_bytes((struct sockaddr *)&(a), sizeof(a))
+
+/* Whether it is the one that begins with that letter. */
+static inline int in_family(char letter) {
+    const char *family = getenv("FAMILY");
+    return (family && *family ? *family : '4') == letter;
+}
+
+static inline socklen_t address_bytes(const struct sockaddr *a, socklen_t room) {
+    return a->sa_family == AF_INET && room > sizeof(*a) ? sizeof(*a) : room;
+}
+
+/* Sets the host, which is named by an IPv4 address: what it is in IPv6, python-tests/net.py has on its loopback interfaces. */
+static inline void set_host(struct address *a, uint32_t host) {
+    uint8_t *b = a->v6.sin6_addr.s6_addr;
+    if (in_family('4')) {
+        a->sin_addr.s_addr = htonl(host);
+        return;
+    }
+    memset(b, 0, 16);
+    uint32_t last = htonl(host);
+    if (host == INADDR_ANY)
+        return;
+    if (in_family('m'))
+        b[10] = b[11] = 0xff;
+    else if (host == INADDR_LOOPBACK)
+        last = htonl(1);
+    else if (host >> 24 == 127)
+        memcpy(b, "\xfd\x77\0\x7f", 4), last = htonl(host & 0xffff);
+    else if (host >> 28 >= 14)
+        memcpy(b, "\xff\2", 2), last = htonl(1);
+    else
+        memcpy(b, "\x20\1\xd\xb8", 4);
+    memcpy(b + 12, &last, 4);
+}
+
+static inline struct address address(uint32_t host, int port) {
+    struct address a = {.sin_family = DOMAIN, .sin_port = htons(port)};
+    set_host(&a, host);
+    return a;
+}
+
+/* The host as it is written, which may be either family's. */
+static inline struct address address_of(const char *text, int port) {
+    struct address a = {.sin_family = strchr(text, ':') ? AF_INET6 : AF_INET, .sin_port = htons(port)};
+    if (inet_pton(a.sin_family, text, a.sin_family == AF_INET ? (void *)&a.sin_addr : (void *)&a.v6.sin6_addr) != 1)
+        a.sin_family = AF_UNSPEC;
+    return a;
+}
+
+static inline const char *host_of(const struct address *a) {
+    static char text[4][INET6_ADDRSTRLEN];
+    static int at;
+    char *t = text[at++ % 4];
+    const void *host = a->sin_family == AF_INET6 ? (const void *)&a->v6.sin6_addr : (const void *)&a->sin_addr;
+    return inet_ntop(a->sin_family == AF_INET6 ? AF_INET6 : AF_INET, host, t, INET6_ADDRSTRLEN);
+}
 
 /* Prints a line: what was called, what it gave, and errno by name where it failed. */
 #define SAY(what, call) say(what, (long)(call))
@@ -107,7 +178,7 @@ static inline int nonblocking(int fd) {
     return fd;
 }
 
-static inline int tcp(void) { return MUST(socket(AF_INET, SOCK_STREAM, 0)); }
+static inline int tcp(void) { return MUST(socket(DOMAIN, SOCK_STREAM, 0)); }
 
 static inline int port_of(int fd) {
     struct sockaddr_in a;
@@ -116,7 +187,7 @@ static inline int port_of(int fd) {
     return ntohs(a.sin_port);
 }
 
-/* A listener on a free port of 127.0.0.1. */
+/* A listener on a free port of the loopback address. */
 static inline int listener(int backlog) {
     int fd = tcp();
     struct sockaddr_in a = ADDR(0);

@@ -35,7 +35,7 @@ static void collect(const char *what, int ep, int ms) {
 static void everything(void) {
     struct pair p = pair();
     int ep = epoll_create1(0), pipes[2], unix_[2], ev = eventfd(0, EFD_NONBLOCK), timer = timerfd_create(CLOCK_MONOTONIC, 0),
-        udp = MUST(socket(AF_INET, SOCK_DGRAM, 0));
+        udp = MUST(socket(DOMAIN, SOCK_DGRAM, 0));
     uint64_t count = 1;
     char b[64];
     MUST(pipe(pipes));

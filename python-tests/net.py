@@ -15,7 +15,9 @@ class Namespace:
 
     def __init__(self):
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo up; exec cat"],
+            # No duplicate address detection: link-local addresses, with which routers ask for neighbours, would not be there for
+            # a second or two.
+            ["unshare", "--net", "sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo up; exec cat"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -29,8 +31,8 @@ class Namespace:
     def command(self, *words):
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, words)]
 
-    def call(self, *words):
-        subprocess.run(self.command(*words), check=True)
+    def call(self, *words, **options):
+        subprocess.run(self.command(*words), check=True, **options)
 
     def output(self, *words, timeout=60):
         """What a command prints, standard error as well."""
@@ -114,8 +116,7 @@ def join(left, right, left_addresses, right_addresses, left_name="veth0", right_
     )
     for namespace, name, addresses in ((left, left_name, left_addresses), (right, right_name, right_addresses)):
         for address in addresses:
-            # No duplicate address detection: an IPv6 address would be tentative for a second.
-            namespace.call("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
+            namespace.call("ip", "address", "add", address, "dev", name)
         namespace.call("ip", "link", "set", name, "up")
 
 
@@ -124,9 +125,17 @@ class Loop:
 
     name = "lo"
     server_address, server_address6 = "127.0.0.1", "::1"
+    # What stands for 127.0.0.2 and the like: IPv6's loopback address is one.
+    MORE_ADDRESSES = ("fd77:7f::2", "fd77:7f::9", "fd77:7f::102")
 
     def __init__(self):
         self.server = self.client = Namespace()
+        self.server.call("ip", "-batch", "-", text=True, input="".join(
+            f"address add {address}/128 dev lo\n" for address in self.MORE_ADDRESSES))
+
+    def address(self, family):
+        """The server's in one of FAMILIES."""
+        return {"4": self.server_address, "6": self.server_address6, "mapped": "::ffff:" + self.server_address}[family]
 
     def namespaces(self):
         return [self.server]
@@ -170,24 +179,25 @@ class LossyLine(Line):
 
     def __init__(self, loss_percent=2):
         self.server, self.router, self.client = Namespace(), Namespace(), Namespace()
-        join(self.server, self.router, ["10.77.1.1/24"], ["10.77.1.254/24"], right_name="veth0")
-        join(self.client, self.router, ["10.77.2.2/24"], ["10.77.2.254/24"], right_name="veth1")
-        self.server.call("ip", "route", "add", "default", "via", "10.77.1.254")
-        self.client.call("ip", "route", "add", "default", "via", "10.77.2.254")
-        self.router.sysctl({"net.ipv4.ip_forward": 1})
+        join(self.server, self.router, ["10.77.1.1/24", "fd77:1::1/64"], ["10.77.1.254/24", "fd77:1::fe/64"])
+        join(self.client, self.router, ["10.77.2.2/24", "fd77:2::2/64"], ["10.77.2.254/24", "fd77:2::fe/64"], right_name="veth1")
+        for namespace, net in ((self.server, 1), (self.client, 2)):
+            namespace.call("ip", "route", "add", "default", "via", f"10.77.{net}.254")
+            namespace.call("ip", "-6", "route", "add", "default", "via", f"fd77:{net}::fe")
+        self.router.sysctl({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1})
         for namespace, names in ((self.server, ["veth0"]), (self.client, ["veth0"]), (self.router, ["veth0", "veth1"])):
             for name in names:
                 namespace.call("ethtool", "-K", name, "tso", "off", "gso", "off", "gro", "off")
-        rule = f"numgen random mod 1000 < {round(loss_percent * 10)} counter drop"
-        self.router.call("nft", "add table ip loss; add chain ip loss forward { type filter hook forward priority 0; };"
-                         f" add rule ip loss forward {rule}")
+        rule = f"meta l4proto tcp numgen random mod 1000 < {round(loss_percent * 10)} counter drop"
+        self.router.call("nft", "add table inet loss; add chain inet loss forward { type filter hook forward priority 0; };"
+                         f" add rule inet loss forward {rule}")
 
     def namespaces(self):
         return [self.client, self.router, self.server]
 
     def dropped(self):
         """Packets that the router has dropped."""
-        listing = self.router.output("nft", "list", "chain", "ip", "loss", "forward")
+        listing = self.router.output("nft", "list", "chain", "inet", "loss", "forward")
         return int(listing.split("counter packets ")[1].split()[0])
 
 
@@ -226,6 +236,8 @@ class RefusingLine(Line):
         return [self.client, self.router, self.server]
 
 
+# The families that programs are run in: the variable FAMILY of c-tests/t.h and python-tests/family.py, and its name.
+FAMILIES = {"4": "", "6": " IPv6", "mapped": " IPv4-mapped"}
 LINKS = {link.name: link for link in (Loop, Line, LossyLine, RefusingLine)}
 
 

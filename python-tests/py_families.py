@@ -12,6 +12,8 @@ import sys
 import threading
 import time
 
+import family
+
 CASES = []
 
 
@@ -21,12 +23,12 @@ def case(function):
 
 
 def listener(backlog=16):
-    return socket.create_server(("127.0.0.1", 0), backlog=backlog)
+    return family.listener(backlog)
 
 
 def pair():
     with listener() as l:
-        client = socket.create_connection(l.getsockname())
+        client = socket.create_connection(family.name(l))
         server, _ = l.accept()
     # The other side stays blocking: programs that inherit it know of no other.
     client.settimeout(10)
@@ -34,7 +36,7 @@ def pair():
 
 
 def dial(l):
-    c = socket.create_connection(l.getsockname(), 10)
+    c = socket.create_connection(family.name(l), 10)
     return c
 
 
@@ -384,7 +386,7 @@ def wait_sees_our_own_children_only():
 @case
 def a_listener_that_all_have_closed():
     l = listener()
-    name = l.getsockname()
+    name = family.name(l)
     pid = fork(lambda: time.sleep(60))
     l.close()
     c = socket.create_connection(name, 5)
@@ -690,12 +692,13 @@ def a_forking_server():
 
     class Server(socketserver.ForkingTCPServer):
         allow_reuse_address = True
+        address_family = family.AF
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server((family.HOST, 0), Handler) as server:
         t = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         t.start()
         for word in (b"one\n", b"two\n", b"three\n"):
-            c = socket.create_connection(server.server_address)
+            c = socket.create_connection(family.name(server.server_address))
             say(ask(c, word), read(c))
         server.shutdown()
         t.join()

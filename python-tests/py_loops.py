@@ -7,15 +7,17 @@ import socket
 import ssl  # noqa: F401  that it can be imported: it wraps sockets
 import sys
 
+import family
+
 
 def with_selector(kind):
     selector = kind()
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener = family.listener(64)
     listener.setblocking(False)
     selector.register(listener, selectors.EVENT_READ)
     clients, done, echoed = [], 0, 0
     for number in range(20):
-        client = socket.socket()
+        client = socket.socket(family.AF)
         client.setblocking(False)
         client.connect_ex(listener.getsockname())
         selector.register(client, selectors.EVENT_WRITE, number)
@@ -55,11 +57,11 @@ async def streams():
         writer.close()
         await writer.wait_closed()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=128)
+    server = await asyncio.start_server(serve, family.HOST, 0, backlog=128)
     port = server.sockets[0].getsockname()[1]
 
     async def client(number):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection(family.HOST, port)
         answers = []
         for i in range(20):
             writer.write(b"%d-%d\n" % (number, i))
@@ -70,7 +72,7 @@ async def streams():
 
     print("streams", sum(await asyncio.gather(*map(client, range(60)))))
     try:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection(family.HOST, port)
         await asyncio.wait_for(reader.readline(), 0.05)
     except asyncio.TimeoutError:
         print("wait_for times out")
@@ -78,7 +80,7 @@ async def streams():
     process = await asyncio.create_subprocess_exec("echo", "beside", stdout=asyncio.subprocess.PIPE)
     print((await process.communicate())[0], process.returncode)
     # The reader that waits is cancelled.
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection(family.HOST, port)
     task = asyncio.create_task(reader.read())
     await asyncio.sleep(0.02)
     task.cancel()
@@ -87,7 +89,7 @@ async def streams():
     server.close()
     await asyncio.sleep(0.05)
     try:
-        await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.open_connection(family.HOST, port)
     except OSError as error:
         print(type(error).__name__)
 
@@ -104,8 +106,8 @@ async def bulk():
         sums["server"] = digest.hexdigest()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    server = await asyncio.start_server(serve, family.HOST, 0)
+    reader, writer = await asyncio.open_connection(*family.name(server.sockets[0]))
     data = bytes(range(256)) * 64 * 1024  # 16 MiB
     digest = hashlib.sha256()
 
@@ -146,9 +148,9 @@ class Counting(asyncio.Protocol):
 
 async def protocols():
     loop, log = asyncio.get_running_loop(), []
-    server = await loop.create_server(lambda: Counting(log), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Counting(log), family.HOST, 0)
     address = server.sockets[0].getsockname()
-    client = socket.socket()
+    client = socket.socket(family.AF)
     client.setblocking(False)
     await loop.sock_connect(client, address)
     await loop.sock_sendall(client, b"ping")
@@ -156,7 +158,7 @@ async def protocols():
     client.shutdown(socket.SHUT_WR)
     await asyncio.sleep(0.1)
     client.close()
-    client = socket.socket()
+    client = socket.socket(family.AF)
     client.setblocking(False)
     await loop.sock_connect(client, address)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

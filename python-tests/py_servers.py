@@ -12,6 +12,8 @@ import urllib.request
 import xmlrpc.client
 import xmlrpc.server
 
+import family
+
 
 class Echo(socketserver.StreamRequestHandler):
     def handle(self):
@@ -20,7 +22,7 @@ class Echo(socketserver.StreamRequestHandler):
 
 
 def ask(address, lines=3):
-    with socket.create_connection(address, 10) as client:
+    with socket.create_connection(family.name(address), 10) as client:
         file = client.makefile("rwb")
         out = []
         for number in range(lines):
@@ -34,8 +36,8 @@ def ask(address, lines=3):
 
 def socketservers():
     for kind in (socketserver.TCPServer, socketserver.ThreadingTCPServer, socketserver.ForkingTCPServer):
-        kind.allow_reuse_address = True
-        with kind(("127.0.0.1", 0), Echo) as server:
+        kind.allow_reuse_address, kind.address_family = True, family.AF
+        with kind((family.HOST, 0), Echo) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.05,))
             thread.start()
             print(kind.__name__, [ask(server.server_address)[-1] for _ in range(5)])
@@ -65,12 +67,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class WebServer(http.server.ThreadingHTTPServer):
+    address_family = family.AF
+
+
+class CallServer(xmlrpc.server.SimpleXMLRPCServer):
+    address_family = family.AF
+
+
 def web():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with WebServer((family.HOST, 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        url = "http://%s:%d" % server.server_address
-        client = http.client.HTTPConnection(*server.server_address, timeout=10)
+        url = family.url(server.server_address)
+        client = http.client.HTTPConnection(*family.name(server.server_address), timeout=10)
         for path in ("/a", "/b", "/large"):
             client.request("GET", path)
             answer = client.getresponse()
@@ -101,11 +111,11 @@ def web():
 
 
 def calls():
-    with xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False) as server:
+    with CallServer((family.HOST, 0), logRequests=False) as server:
         server.register_function(pow)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        with xmlrpc.client.ServerProxy("http://%s:%d" % server.server_address) as proxy:
+        with xmlrpc.client.ServerProxy(family.url(server.server_address)) as proxy:
             print(proxy.pow(2, 10), proxy.pow(3, 3))
         server.shutdown()
         thread.join()
@@ -128,23 +138,26 @@ def give(connection, gift):
 
 def processes():
     context = multiprocessing.get_context("fork")
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener = family.listener(64)
     workers = [context.Process(target=worker, args=(listener, n)) for n in range(4)]
     for process in workers:
         process.start()
     good = 0
     for number in range(40):
-        with socket.create_connection(listener.getsockname(), 10) as client:
+        with socket.create_connection(family.name(listener), 10) as client:
             client.sendall(b"%d" % number)
             good += client.recv(100) == b"%d" % number * 2
     print("prefork", good)
     for process in workers:
-        with socket.create_connection(listener.getsockname(), 10) as client:
+        with socket.create_connection(family.name(listener), 10) as client:
             client.sendall(b"end")
             client.recv(1)
     print([process.join(10) or process.exitcode for process in workers])
     listener.close()
     # A listener of multiprocessing's own, over TCP.
+    if family.NAME != "4":
+        print("multiprocessing.connection knows IPv4 only")
+        return
     with multiprocessing.connection.Listener(("127.0.0.1", 0), authkey=b"key") as listener:
         def client():
             with multiprocessing.connection.Client(listener.address, authkey=b"key") as connection:

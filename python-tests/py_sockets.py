@@ -10,6 +10,8 @@ import tempfile
 import threading
 import time
 
+import family
+
 
 def name(error):
     return errno.errorcode.get(error.errno, type(error).__name__) if error.errno else type(error).__name__
@@ -23,8 +25,8 @@ def attempt(what, call):
 
 
 def pair():
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
+    listener = family.listener()
+    client = socket.create_connection(family.name(listener))
     server, peer = listener.accept()
     assert peer == client.getsockname() and client.getpeername() == listener.getsockname()
     return listener, client, server
@@ -89,13 +91,13 @@ def files():
 def errors():
     listener, client, server = pair()
     address = listener.getsockname()
-    attempt("bind in use", lambda: socket.socket().bind(address))
+    attempt("bind in use", lambda: socket.socket(family.AF).bind(address))
     attempt("connect again", lambda: client.connect(address))
     listener.close()
-    attempt("refused", lambda: socket.create_connection(address, 1))
-    with socket.socket() as s:
+    attempt("refused", lambda: socket.create_connection(family.name(address), 1))
+    with socket.socket(family.AF) as s:
         attempt("connect_ex", lambda: errno.errorcode[s.connect_ex(address)])
-    attempt("no connection", lambda: socket.socket().recv(1))
+    attempt("no connection", lambda: socket.socket(family.AF).recv(1))
     server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, array.array("i", [1, 0]).tobytes())
     server.close()
     attempt("reset", lambda: client.recv(1))
@@ -114,7 +116,7 @@ def executes():
     # A listener by its number.
     child = "import socket, sys\nl = socket.socket(fileno=int(sys.argv[1]))\nc, _ = l.accept()\nc.sendall(c.recv(100).upper())\n"
     done = subprocess.Popen([sys.executable, "-c", child, str(listener.fileno())], pass_fds=[listener.fileno()])
-    client = socket.create_connection(listener.getsockname())
+    client = socket.create_connection(family.name(listener))
     client.sendall(b"by number")
     print(client.makefile("rb").read(), done.wait())
     client.close()
@@ -155,7 +157,7 @@ def spawns():
 
 
 def processes():
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = family.listener()
     # fork: the child serves.
     if (pid := os.fork()) == 0:
         for _ in range(3):
@@ -164,7 +166,7 @@ def processes():
                 server.sendall(server.recv(100)[::-1])
         os._exit(0)
     for word in (b"abc", b"12345", b"xy"):
-        with socket.create_connection(listener.getsockname()) as client:
+        with socket.create_connection(family.name(listener)) as client:
             client.sendall(word)
             print(client.makefile("rb").read())
     print(os.waitpid(pid, 0)[1])
@@ -172,7 +174,7 @@ def processes():
 
 
 def threads():
-    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    listener = family.listener(64)
 
     def serve(connection):
         with connection:
@@ -186,7 +188,7 @@ def threads():
     good = []
 
     def ask(number):
-        with socket.create_connection(listener.getsockname()) as client:
+        with socket.create_connection(family.name(listener)) as client:
             for i in range(50):
                 client.sendall(b"%d %d" % (number, i))
                 good.append(client.recv(100) == b"%d %d" % (number, i))

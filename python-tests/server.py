@@ -9,6 +9,8 @@ import socket
 import sys
 import threading
 
+import family
+
 BODY = b"Hello, world!\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\nConnection: %%s\r\n\r\n%s" % (len(BODY), BODY)
 KEPT, CLOSED = ANSWER % b"keep-alive", ANSWER % b"close"
@@ -60,9 +62,9 @@ def serve(connection):
 
 def main():
     port = int(sys.argv[1]) if len(sys.argv) > 1 else 8080
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(family.AF, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("0.0.0.0", port))
+    listener.bind((family.ANY, port))
     listener.listen(1024)
     print(f"listening on port {port}", flush=True)
     while True:

@@ -13,7 +13,7 @@ use crate::runtime::{Locked, Runtime};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 use engine::shared::messages::{Message, Subject};
-use engine::stack::{PortId, PortKind};
+use engine::stack::{PortId, PortKind, SockId};
 use engine::sys;
 use engine::values::{Addr, Endpoint, Family};
 use parking_lot::Mutex;
@@ -113,13 +113,20 @@ fn raise(fd: RawFd, family: Family) -> Result<RawFd, i32> {
 ///
 /// # Errors
 /// The errno; the port is then the kernel's, and must stay so.
-pub fn guard_bound(locked: &mut Locked, fd: RawFd, local: Endpoint, family: Family) -> Result<PortId, i32> {
+pub fn guard_bound(
+    locked: &mut Locked,
+    fd: RawFd,
+    id: SockId,
+    local: Endpoint,
+    family: Family,
+) -> Result<PortId, i32> {
     let held = raise(fd, family)?;
     let mut local = local;
     if local.port == 0 {
         // IP_BIND_ADDRESS_NO_PORT: the kernel has chosen one only now.
         local.port = port_of(held)?;
     }
+    let local = locked.stack().as_guarded(id, local);
     register(locked, held, local, PortKind::Bound)
 }
 
@@ -236,7 +243,11 @@ pub fn add_stock(locked: &mut Locked, family: Family) -> Result<PortId, i32> {
         Err(libc::EADDRINUSE) => return Err(libc::EADDRNOTAVAIL),
         other => other?,
     };
-    register(locked, held, Endpoint::new(Addr::any(family), port), PortKind::Stock)
+    let local = match family {
+        Family::V4 => Addr::ANY_V4,
+        Family::V6 => Addr::ANY_V6_ALONE,
+    };
+    register(locked, held, Endpoint::new(local, port), PortKind::Stock)
 }
 
 fn bind_any(fd: RawFd, family: Family) -> Result<u16, i32> {

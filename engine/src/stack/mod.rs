@@ -58,7 +58,7 @@ use crate::fixed::hash::Chained;
 use crate::fixed::list::{Linked, Links, List};
 use crate::fixed::{Id, TimerId};
 use crate::tcp::Tcb;
-use crate::values::{Endpoint, Family, FourTuple, Instant, Path};
+use crate::values::{Addr, Endpoint, Family, FourTuple, Instant, Path};
 use bytemuck::Zeroable;
 
 pub type SockId = Id<Socket>;
@@ -155,6 +155,13 @@ pub enum ByTuple {}
 pub enum ByCookie {}
 /// The index of listeners by port.
 pub enum ByPort {}
+
+impl Socket {
+    /// Its own address, as that of a guard.
+    fn span(&self) -> Addr {
+        if self.options.v6only && self.local.addr == Addr::ANY_V6 { Addr::ANY_V6_ALONE } else { self.local.addr }
+    }
+}
 
 impl Conn {
     fn watch_acks(&mut self) {

@@ -83,7 +83,10 @@ impl Chained<ByNumber> for Port {
 
 /// Whether a guard bound to `guard` swallows what comes to `addr`.
 pub(super) fn covers(guard: Addr, addr: Addr) -> bool {
-    guard == addr || guard == Addr::ANY_V6 || (guard == Addr::ANY_V4 && addr.is_v4())
+    guard == addr
+        || guard == Addr::ANY_V6
+        || (guard == Addr::ANY_V4 && addr.is_v4())
+        || (guard == Addr::ANY_V6_ALONE && !addr.is_v4() && addr != Addr::ANY_V6)
 }
 
 fn overlap(a: Addr, b: Addr) -> bool {
@@ -225,7 +228,7 @@ impl Stack {
             .core
             .by_port
             .find(&self.sockets, u64::from(local.port), |l| {
-                l.local.port == local.port && overlap(l.local.addr, local.addr)
+                l.local.port == local.port && overlap(l.span(), local.addr)
             })
             .is_some();
         let p = &self.ports[port];
@@ -234,6 +237,13 @@ impl Stack {
             && !listener
             && covers(p.local.addr, local.addr);
         if allowed { Ok(port) } else { Err(Error::AddressInUse) }
+    }
+
+    /// `local` as the address of a guard of this socket's.
+    pub fn as_guarded(&self, id: SockId, local: Endpoint) -> Endpoint {
+        let alone = self.sockets.get(id).is_some_and(|s| s.options.v6only) && local.addr == Addr::ANY_V6;
+        let addr = if alone { Addr::ANY_V6_ALONE } else { local.addr };
+        Endpoint::with_scope(addr, local.port, local.scope)
     }
 
     /// Whether a guard that is needed is in the way of a bind to `local`.
@@ -251,7 +261,7 @@ impl Stack {
             p.given == 0 && p.local.port == local.port && overlap(p.local.addr, local.addr)
         })?;
         let listener = self.core.by_port.find(&self.sockets, u64::from(local.port), |l| {
-            l.local.port == local.port && overlap(l.local.addr, local.addr)
+            l.local.port == local.port && overlap(l.span(), local.addr)
         });
         let p = &self.ports[port];
         let allowed = p.kind == PortKind::Bound
@@ -318,6 +328,8 @@ impl Stack {
         let Some(s) = self.sockets.get_mut(id) else { return };
         s.local = local;
         s.bound = true;
+        // An address of IPv6's (__inet6_bind).
+        s.options.v6only |= !local.addr.is_v4() && local.addr != Addr::ANY_V6;
         let reuse = s.options.reuse_addr;
         if let Some(port) = port {
             s.port = Some(port);

@@ -20,6 +20,8 @@ pub struct Addr(pub [u8; 16]);
 impl Addr {
     pub const ANY_V6: Addr = Addr([0; 16]);
     pub const ANY_V4: Addr = Addr::v4([0, 0, 0, 0]);
+    /// The address of a guard on `::` with IPV6_V6ONLY, which swallows nothing of IPv4's. It names no socket: nobody can bind it.
+    pub const ANY_V6_ALONE: Addr = Addr([0xff; 16]);
 
     pub const fn v4(o: [u8; 4]) -> Addr {
         Addr([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])

@@ -119,6 +119,7 @@ fn bind_among_guards(
     id: SockId,
     local: Endpoint,
 ) -> Outcome<Option<PortId>> {
+    let local = locked.stack().as_guarded(id, local);
     let allowed = locked.stack().may_bind(id, local);
     if let Ok(port) = allowed
         && locked.stack().port_is_alive(port)
@@ -199,7 +200,7 @@ pub fn listen(rt: &Runtime, fd: RawFd, id: SockId, backlog: i32) -> Outcome<i32>
     }
     if locked.stack().port_of(id).is_none() {
         let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
-        match portguard::guard_bound(&mut locked, fd, local, family) {
+        match portguard::guard_bound(&mut locked, fd, id, local, family) {
             Ok(port) => locked.stack().set_port(id, port),
             Err(libc::EADDRINUSE) => return Err(Errno(libc::EADDRINUSE)),
             Err(errno) => {
@@ -420,7 +421,7 @@ fn guard_for_connect(locked: &mut Locked, fd: RawFd, id: SockId, family: Family)
         return Ok(());
     }
     let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
-    let port = match portguard::guard_bound(locked, fd, local, family) {
+    let port = match portguard::guard_bound(locked, fd, id, local, family) {
         Ok(port) => port,
         // Two of our sockets were bound to it with SO_REUSEADDR before either connected: one guard serves both.
         Err(libc::EADDRINUSE) => {
