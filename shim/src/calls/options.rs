@@ -147,9 +147,10 @@ fn phase(rt: &Runtime, id: SockId) -> Outcome<SocketPhase> {
     Ok(rt.lock()?.stack().phase(id))
 }
 
-/// A number of four bytes; at level IP one byte will do, and for the type of service none.
+/// A number of four bytes; at level IP one byte will do, and for the type of service none. At level IPv6 no pointer means zero.
 fn number(level: i32, name: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
     match (level, len as usize) {
+        (libc::IPPROTO_IPV6, 4..) if at.is_null() => Ok(0),
         (_, 4..) => abi::read(at.cast::<i32>()),
         (libc::IPPROTO_IP, 1..) => Ok(i32::from(abi::read(at.cast::<u8>())?)),
         (libc::IPPROTO_IP, 0) if name == libc::IP_TOS => Ok(0),
@@ -211,7 +212,8 @@ pub fn get(
         return Ok(0);
     }
     let room = abi::read(len_at.cast_const())?;
-    if (room as i32) < 0 {
+    // do_ipv6_getsockopt takes it for a large number.
+    if (room as i32) < 0 && level != libc::IPPROTO_IPV6 {
         return Err(EINVAL);
     }
     let room = room as usize;
