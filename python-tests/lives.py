@@ -257,7 +257,7 @@ def killed_nginx(seconds):
 
 def tests(full=False):
     some = [
-        Test("kinds of end", "tcpreload", lambda: endings(1, 1)),
+        Test("kinds of end", "tcpreload", lambda: endings(1, 1), slow=True),
         Test("kinds of end, x50", "tcpreload", lambda: endings(3, 50), slow=True),
         Test("leftovers", "tcpreload", leftovers, slow=True),
         Test("killed workers", "tcpreload", lambda: killed_workers(4)),

@@ -429,6 +429,8 @@ pub fn goodbye() {
     }
     let Ok(mut locked) = rt.lock() else { return };
     portguard::show_the_rest(&mut locked);
+    // The kernel would have seen to what has arrived: the last ACK of a handshake decides whether its peer is told of the end.
+    locked.turn_if_due();
     release_all(&mut locked, held.into_iter());
     drop_guards(&mut locked);
     let place = holder();
