@@ -1,6 +1,6 @@
 //! What an acceptable ACK does: the send window, the scoreboard, recovery (RFC 6937), undo. What is lost is decided in `rack`.
 
-use super::rack::Deliveries;
+use super::rack::{self, Deliveries};
 use super::scoreboard::Place;
 use super::{Env, Phase, Segment, Tcb, Timer};
 use crate::fixed::ranges::Range;
@@ -95,7 +95,7 @@ impl Tcb {
         if self.board.spans().first().is_some_and(|s| s.place == Place::Sacked) {
             // The peer holds what follows and yet does not acknowledge it: it has dropped it (RFC 2018 8).
             env.counters.inc(Counter::TCPSACKReneging);
-            self.board.forget_sacked();
+            self.board.back_on_its_way(Place::Sacked);
         }
         self.sample_rtt(env, seg, ack);
         self.rec.backoff = 0;
@@ -175,7 +175,7 @@ impl Tcb {
         } else {
             Counter::TCPFullUndo
         });
-        self.board.find_again();
+        self.board.back_on_its_way(Place::Lost);
         self.cc.undo(cwnd, ssthresh);
         self.rec.prior_cwnd = 0;
         self.rec.phase = Phase::Open;
@@ -331,7 +331,7 @@ impl Tcb {
     /// A time-out although enough was SACKed to show the loss at the usual distance: the path does not reorder as much as
     /// was thought, and the greater distance only keeps losses from being seen (tcp_enter_loss).
     fn forget_reordering(&mut self, env: &Env) {
-        let usual = env.sysctls.tcp_reordering[0].clamp(1, 300) as u32;
+        let usual = rack::usual_reordering(env.sysctls);
         if self.board.sacked() >= usual * self.snd.mss {
             self.rec.reordering = self.rec.reordering.min(usual);
         }

@@ -465,7 +465,7 @@ impl Tcb {
         self.ts.offset = p.ts_offset;
         self.rcv.adv_mss = handshake::announced_mss(p.path_mss, &p.options);
         self.rcv.device_limit = p.device_limit;
-        self.rec.reordering = env.sysctls.tcp_reordering[0].clamp(1, 300) as u32;
+        self.rec.reordering = rack::usual_reordering(env.sysctls);
         self.rtt = Rtt::new();
         self.acks.quick = 16;
         // Before the handshake the peer's MSS counts as 536 (RFC 9293 MUST-15).

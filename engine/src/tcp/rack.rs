@@ -7,7 +7,7 @@
 use super::scoreboard::{Micros, Span};
 use super::{Env, Phase, Segment, Tcb, Timer};
 use crate::fixed::ranges::Range;
-use crate::values::{Counter, SeqNum};
+use crate::values::{Counter, SeqNum, Sysctls};
 use bytemuck::Zeroable;
 
 /// Linux's tcp_max_reordering.
@@ -19,6 +19,11 @@ const TIMER_SLACK_US: u32 = 2_000;
 /// Bits of net.ipv4.tcp_recovery.
 const STATIC_WINDOW: i64 = 2;
 const NO_DISTANCE: i64 = 4;
+
+/// Segments by which a network is thought to reorder before it has shown more.
+pub(super) fn usual_reordering(sysctls: &Sysctls) -> u32 {
+    sysctls.tcp_reordering[0].clamp(1, i64::from(MAX_REORDERING)) as u32
+}
 
 /// What RACK knows of a connection (RFC 8985 5.2).
 #[derive(Clone, Copy, Zeroable)]

@@ -3,7 +3,8 @@
 //!
 //! A connection sends up to 64 KB at a time; what leaves together is one [`Span`] until SACKs and losses cut it up. The board has a
 //! fixed number of spans. When they are used up, neighbours in the same state become one, which counts as sent when its later part
-//! was: a loss is then found later, never where there is none.
+//! was; where all neighbours differ, what was known of the last two is forgotten, as a sender may (RFC 2018 8): a loss is then
+//! found later, never where there is none, and whatever is said of the flight can be written down.
 //!
 //! Invariants: spans are not empty and follow each other without gaps, from SND.UNA to SND.NXT.
 
@@ -153,13 +154,7 @@ impl Scoreboard {
             *last = last.and(&new);
             return;
         }
-        if len == FLIGHT_SPANS && !self.make_room() {
-            // Nothing but SACKed spans and holes: one SACK is forgotten, as a sender may (RFC 2018 5).
-            let last = &mut self.spans[len - 1];
-            *last = Span { sent: now, ..last.and(&new) };
-            last.place = Place::Network;
-            return;
-        }
+        self.make_room(1);
         self.spans[self.len as usize] = new;
         self.len += 1;
     }
@@ -175,15 +170,16 @@ impl Scoreboard {
 
     /// The peer has `range`, out of order. `news` sees what it was not known to have. Returns how many bytes those are.
     pub fn sack(&mut self, range: Range, mut news: impl FnMut(Range, &Span)) -> u32 {
-        let before = self.sacked();
+        let mut delivered = 0;
         for (part, span) in self.ranges() {
             let part = Range::new(part.start.latest(range.start), part.end.earliest(range.end));
             if part.start.before(part.end) && span.place != Place::Sacked {
+                delivered += part.len();
                 news(part, span);
             }
         }
         self.change(range, |span| span.place = Place::Sacked);
-        self.sacked() - before
+        delivered
     }
 
     /// All before `una` is acknowledged. `news` sees what the peer was not known to have. Returns how many bytes those are.
@@ -234,55 +230,37 @@ impl Scoreboard {
         });
     }
 
-    /// What was taken for lost was not: it is on its way.
-    pub fn find_again(&mut self) {
-        self.spans[..self.len as usize]
-            .iter_mut()
-            .filter(|s| s.place == Place::Lost)
-            .for_each(|s| s.place = Place::Network);
+    /// What was taken for lost was not, or what was SACKed is not there any more (RFC 2018 8): it is on its way.
+    pub fn back_on_its_way(&mut self, from: Place) {
+        let spans = &mut self.spans[..self.len as usize];
+        spans.iter_mut().filter(|s| s.place == from).for_each(|s| s.place = Place::Network);
         self.merge();
     }
 
-    /// What was SACKed is not there any more (RFC 2018 8).
-    pub fn forget_sacked(&mut self) {
-        self.spans[..self.len as usize]
-            .iter_mut()
-            .filter(|s| s.place == Place::Sacked)
-            .for_each(|s| s.place = Place::Network);
-        self.merge();
-    }
-
-    /// Applies `f` to what lies in `range`. Nothing changes where there are not spans enough.
+    /// Applies `f` to what lies in `range`.
     fn change(&mut self, range: Range, f: impl Fn(&mut Span)) {
-        if self.cut(range.start) && self.cut(range.end) {
-            let mut start = self.start;
-            for span in &mut self.spans[..self.len as usize] {
-                let from = core::mem::replace(&mut start, span.end);
-                if from.after_eq(range.start) && span.end.before_eq(range.end) {
-                    f(span);
-                }
+        // Room for both borders first: to make some may join again what the first one has divided.
+        self.make_room(2);
+        self.cut(range.start);
+        self.cut(range.end);
+        let mut start = self.start;
+        for span in &mut self.spans[..self.len as usize] {
+            let from = core::mem::replace(&mut start, span.end);
+            if from.after_eq(range.start) && span.end.before_eq(range.end) {
+                f(span);
             }
         }
         self.merge();
     }
 
-    /// Makes `at` the border of two spans. False: there is no room for another.
-    fn cut(&mut self, at: SeqNum) -> bool {
-        let inside = |range: Range| range.start.before(at) && at.before(range.end);
-        if !self.ranges().any(|(range, _)| inside(range)) {
-            return true;
-        }
-        if self.len as usize == FLIGHT_SPANS && !self.make_room() {
-            return false;
-        }
-        // Spans that are one now may have moved the border.
-        let around = self.ranges().position(|(range, _)| inside(range));
+    /// Makes `at` the border of two spans, for which there is room.
+    fn cut(&mut self, at: SeqNum) {
+        let around = self.ranges().position(|(range, _)| range.start.before(at) && at.before(range.end));
         if let Some(n) = around {
             self.spans.copy_within(n..self.len as usize, n + 1);
             self.spans[n].end = at;
             self.len += 1;
         }
-        true
     }
 
     /// Neighbours that are alike become one.
@@ -300,19 +278,21 @@ impl Scoreboard {
         self.len = kept as u32;
     }
 
-    /// Makes one of the two neighbours in the same state that were sent closest to each other. False: there are none.
-    fn make_room(&mut self) -> bool {
-        let closest = (1..self.len as usize)
-            .filter(|&n| self.spans[n - 1].place == self.spans[n].place)
-            .min_by_key(|&n| {
-                let (a, b) = (self.spans[n - 1].sent, self.spans[n].sent);
+    /// Sees to it that there is room for `spans` more.
+    fn make_room(&mut self, spans: usize) {
+        while self.len as usize + spans > FLIGHT_SPANS {
+            let apart = |n: &usize| {
+                let (a, b) = (self.spans[n - 1].sent, self.spans[*n].sent);
                 a.since(b).max(b.since(a))
-            });
-        let Some(n) = closest else { return false };
-        self.spans[n - 1] = self.spans[n - 1].and(&self.spans[n]);
-        self.spans.copy_within(n + 1..self.len as usize, n);
-        self.len -= 1;
-        true
+            };
+            let alike = |&n: &usize| self.spans[n - 1].place == self.spans[n].place;
+            let closest = (1..self.len as usize).filter(alike).min_by_key(apart);
+            let n = closest.unwrap_or(self.len as usize - 1);
+            let place = if closest.is_some() { self.spans[n].place } else { Place::Network };
+            self.spans[n - 1] = Span { place, ..self.spans[n - 1].and(&self.spans[n]) };
+            self.spans.copy_within(n + 1..self.len as usize, n);
+            self.len -= 1;
+        }
     }
 
     /// # Panics
@@ -381,7 +361,7 @@ mod tests {
                         prop_assert_eq!(seen, new as u32);
                         (una, flight) = (from, rest);
                         if flight.first().is_some_and(|o| o.place == Place::Sacked) {
-                            board.forget_sacked();
+                            board.back_on_its_way(Place::Sacked);
                             flight.iter_mut().filter(|o| o.place == Place::Sacked).for_each(|o| o.place = Place::Network);
                         }
                     }
@@ -404,25 +384,51 @@ mod tests {
         }
     }
 
-    /// Every second segment SACKed, more of them than there are spans: some SACKs are missed, nothing else goes wrong.
+    /// Every second number SACKed or lost, more of them than there are spans: some of it is forgotten, nothing else goes wrong.
     #[test]
     fn a_full_board_goes_on() {
-        let mut board = Scoreboard::zeroed();
-        board.restart(SeqNum(0));
-        board.sent(SeqNum(400), Micros(1), 0);
-        for n in 0..200 {
-            board.sack(Range::new(SeqNum(2 * n + 1), SeqNum(2 * n + 2)), |_, _| ());
-            board.check(SeqNum(0), SeqNum(400));
+        let at = |n: u32| Range::new(SeqNum(2 * n + 1), SeqNum(2 * n + 2));
+        let full = |end: u32| {
+            let mut board = Scoreboard::zeroed();
+            board.restart(SeqNum(0));
+            board.sent(SeqNum(end), Micros(1), 0);
+            for n in 0..end / 2 - 1 {
+                assert_eq!(board.sack(at(n), |_, _| ()), 1);
+                board.check(SeqNum(0), SeqNum(end));
+            }
+            board
+        };
+        let mut board = full(400);
+        assert!(board.sacked() >= FLIGHT_SPANS as u32 / 2 - 2 && board.len as usize <= FLIGHT_SPANS);
+        for (n, end) in [(2, 500), (3, 600)] {
+            board.sent(SeqNum(end), Micros(n), 0);
+            board.check(SeqNum(0), SeqNum(end));
+            assert_eq!(board.spans().last().map(|s| (s.sent, s.place)), Some((Micros(n), Place::Network)));
         }
-        assert!(board.sacked() >= FLIGHT_SPANS as u32 / 2 - 1 && board.len as usize <= FLIGHT_SPANS);
-        board.sent(SeqNum(500), Micros(2), 0);
-        board.check(SeqNum(0), SeqNum(500));
-        board.sent(SeqNum(600), Micros(3), 0);
-        board.check(SeqNum(0), SeqNum(600));
-        let mut times = board.spans().iter().rev().take(1).map(|s| s.sent);
-        assert_eq!(times.next(), Some(Micros(3)));
         board.acknowledge(SeqNum(600), |_, _| ());
         board.check(SeqNum(600), SeqNum(600));
+    }
+
+    /// Whatever the board has forgotten: what was sent again is not to be sent again at once.
+    #[test]
+    fn a_full_board_notes_what_is_sent_again() {
+        let mut board = Scoreboard::zeroed();
+        board.restart(SeqNum(0));
+        board.sent(SeqNum(4000), Micros(1), 0);
+        for n in 0..200 {
+            board.sack(Range::new(SeqNum(20 * n + 10), SeqNum(20 * n + 20)), |_, _| ());
+        }
+        board.lose(|_, _| true);
+        let mut sent = 0;
+        while let Some(lost) = board.first_lost() {
+            // A part of it.
+            let part = Range::new(lost.start, (lost.start + 3).earliest(lost.end));
+            board.sent_again(part, Micros(2));
+            board.check(SeqNum(0), SeqNum(4000));
+            sent += part.len();
+            assert!(sent <= 4000, "again and again");
+        }
+        assert!(sent > 0 && board.lost() == 0);
     }
 
     #[test]
