@@ -20,14 +20,13 @@ const PATIENCE_US: u64 = 100;
 struct Round {
     /// Events that were not answered yet.
     left: Cell<u32>,
-    /// Answers that wait, and since when.
+    /// Answers that wait.
     held: Cell<u32>,
-    since: Cell<Instant>,
 }
 
 thread_local! {
     static ROUND: Round =
-        const { Round { left: Cell::new(0), held: Cell::new(0), since: Cell::new(Instant::ZERO) } };
+        const { Round { left: Cell::new(0), held: Cell::new(0) } };
 }
 
 /// The program is told of `events`.
@@ -50,13 +49,7 @@ pub fn answers() {
 /// Whether what is there to be sent may wait for more; asked under the lock.
 pub fn goes_on(rt: &Runtime, now: Instant) -> bool {
     let waits = |round: &Round| {
-        if round.held.get() <= 1 {
-            round.since.set(now);
-        }
-        let waits = round.left.get() > 0
-            && round.held.get() < COMPANY
-            && now.us_since(round.since.get()) < PATIENCE_US
-            && is_looked_after(rt, now);
+        let waits = round.left.get() > 0 && round.held.get() < COMPANY && may_wait(rt, now);
         if !waits {
             round.held.set(0);
         }
@@ -65,15 +58,19 @@ pub fn goes_on(rt: &Runtime, now: Instant) -> bool {
     ROUND.try_with(waits).unwrap_or(false)
 }
 
-/// The companion will see in time that something waits.
-fn is_looked_after(rt: &Runtime, now: Instant) -> bool {
+/// It has not waited for long, and the companion will see in time that it does.
+fn may_wait(rt: &Runtime, now: Instant) -> bool {
     let held = &rt.role().held_us;
-    if held.load(Ordering::Relaxed) == 0 {
-        held.store(now.as_us(), Ordering::Relaxed);
-        // First said, then looked; the companion, before it sleeps for longer, does the same.
-        fence(Ordering::SeqCst);
-    }
-    companion::ticks(rt)
+    let since = match held.load(Ordering::Relaxed) {
+        0 => {
+            held.store(now.as_us(), Ordering::Relaxed);
+            // First said, then looked; the companion, before it sleeps for longer, does the same.
+            fence(Ordering::SeqCst);
+            now
+        }
+        us => Instant::from_us(us),
+    };
+    now.us_since(since) < PATIENCE_US && companion::ticks(rt)
 }
 
 /// The program waits for something that is not ours.
