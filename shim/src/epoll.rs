@@ -175,15 +175,19 @@ pub fn wait(
     let mut locked = rt.lock()?;
     loop {
         let found = look(&mut locked, set, &out);
-        let mut total = found;
+        let tell = |total: usize| {
+            round::begins(found);
+            Ok(total as i32)
+        };
         if kernel {
             drop(locked);
-            total = out.merge_kernel(epfd, found)?;
+            let total = out.merge_kernel(epfd, found)?;
+            if total > 0 {
+                return tell(total);
+            }
             locked = rt.lock()?;
-        }
-        if total > 0 {
-            round::begins(found);
-            return Ok(total as i32);
+        } else if found > 0 {
+            return tell(found);
         }
         if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
             return Ok(0);

@@ -60,16 +60,15 @@ pub fn poll(
     let mut locked = rt.lock()?;
     loop {
         locked.turn_if_due();
-        let mut any = look(&mut locked, fds);
+        let ours = look(&mut locked, fds);
         if !kernel.is_empty() {
             drop(locked);
-            any |= look_kernel(fds, &mut kernel, &places)?;
+            if look_kernel(fds, &mut kernel, &places)? || ours {
+                return Ok(tell(fds));
+            }
             locked = rt.lock()?;
-        }
-        if any {
-            let ready = fds.iter().filter(|f| f.revents != 0).count();
-            round::begins(ready);
-            return Ok(ready as i32);
+        } else if ours {
+            return Ok(tell(fds));
         }
         if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
             return Ok(0);
@@ -100,11 +99,17 @@ pub fn poll(
             return Err(CANCELED);
         }
         if woken == Woken::Interrupted {
-            look(&mut locked, fds);
-            let ready = fds.iter().filter(|f| f.revents != 0).count();
-            return if ready > 0 { Ok(ready as i32) } else { Err(Errno(libc::EINTR)) };
+            let ready = look(&mut locked, fds);
+            return if ready { Ok(tell(fds)) } else { Err(Errno(libc::EINTR)) };
         }
     }
+}
+
+/// How many are ready: the program is told.
+fn tell(fds: &[libc::pollfd]) -> i32 {
+    let ready = fds.iter().filter(|f| f.revents != 0).count();
+    round::begins(ready);
+    ready as i32
 }
 
 /// Sets the `revents` of what is ours; true when any is not zero.
