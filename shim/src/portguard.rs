@@ -52,7 +52,9 @@ static UNSHOWN: AtomicUsize = AtomicUsize::new(0);
 /// How long a process that ends waits for the companion to have them.
 const LAST_CHANCE: Duration = Duration::from_millis(200);
 /// How long the companion has to make room in its queue, each time.
-const MAKES_ROOM: Duration = Duration::from_micros(200);
+const MAKES_ROOM_US: u64 = 1_000;
+/// When it is to be asked again, microseconds.
+static TRY_AGAIN_US: AtomicU64 = AtomicU64::new(0);
 /// What the stack's count of ports given up was at the last sweep.
 static SWEPT: AtomicU64 = AtomicU64::new(0);
 
@@ -138,25 +140,23 @@ fn keep(port: PortId, fd: RawFd) {
 
 /// Shows the companion those guards that it does not have: connections may outlive this process, and only with the guard can it
 /// go on with them. Never waits, for the companion needs the lock to make room in its queue: what finds no room is tried again
-/// whenever a thread leaves the engine, and when this process ends.
+/// when a thread leaves the engine a moment later, and when this process ends.
 fn show(locked: &mut Locked) {
     let rt = locked.runtime();
     for guard in GUARDS.lock().iter_mut().filter(|g| !g.shown) {
         // Counted first: as long as any copy of it is open, the resets for the port are ours to send.
         locked.stack().guard_shown(guard.port);
         let message = Message { id: guard.port.to_raw(), ..Message::new(Subject::Guard) };
-        let sent = companion::try_send(rt, message, &[guard.fd]);
-        if let Err(errno) = sent {
+        if let Err(errno) = companion::try_send(rt, message, &[guard.fd]) {
             locked.stack().guard_not_shown(guard.port);
-            if companion::is_there(rt) {
-                log::debug!(
-                    "a guard for which the companion has no room: {}",
-                    std::io::Error::from_raw_os_error(errno)
-                );
+            if matches!(errno, libc::EAGAIN | libc::ETOOMANYREFS) {
+                TRY_AGAIN_US.store(sys::monotonic_now().plus_us(MAKES_ROOM_US).as_us(), Ordering::Relaxed);
                 return rt.ring_companion();
             }
+            // There is none, and the next one is introduced to them all; or this process cannot reach it (another network
+            // namespace), and never will.
+            log::debug!("a guard without a companion: {}", std::io::Error::from_raw_os_error(errno));
         }
-        // Where there is no companion, the next one is introduced to them all.
         guard.shown = true;
         UNSHOWN.fetch_sub(1, Ordering::Relaxed);
     }
@@ -172,11 +172,11 @@ pub fn show_the_rest(locked: &mut Locked) {
     let end = sys::monotonic_now().plus_us(LAST_CHANCE.as_micros() as u64);
     while some_unshown() {
         show(locked);
-        if sys::monotonic_now() >= end {
+        if !some_unshown() || sys::monotonic_now() >= end {
             return;
         }
         locked.unlocked(|| {
-            let _ = sys::ppoll(&mut [], Some(MAKES_ROOM), None);
+            let _ = sys::ppoll(&mut [], Some(Duration::from_micros(MAKES_ROOM_US)), None);
         });
     }
 }
@@ -273,7 +273,7 @@ fn port_of(fd: RawFd) -> Result<u16, i32> {
 /// Drops the guards whose ports the stack no longer needs. Cheap when nothing was given up; called whenever a thread leaves
 /// the engine.
 pub fn sweep(locked: &mut Locked) {
-    if some_unshown() {
+    if some_unshown() && locked.now().as_us() >= TRY_AGAIN_US.load(Ordering::Relaxed) {
         show(locked);
     }
     let given_up = locked.stack().ports_given_up();
