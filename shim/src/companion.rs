@@ -413,13 +413,17 @@ pub fn send(rt: &Runtime, message: Message, fds: &[RawFd]) -> Result<(), i32> {
 }
 
 /// The answer to a question, on a connection of its own.
-fn ask(
-    name: u64,
+fn ask(name: u64, question: Message, wait: Duration) -> Result<(RawFd, Message, Vec<RawFd>), i32> {
+    ask_over(messages::connect(name)?, question, &[], wait)
+}
+
+/// The answer to a question over the connection `fd`, which is closed where there is none.
+fn ask_over(
+    fd: RawFd,
     question: Message,
     fds: &[RawFd],
     wait: Duration,
 ) -> Result<(RawFd, Message, Vec<RawFd>), i32> {
-    let fd = messages::connect(name)?;
     let answer = question.send(fd, fds).and_then(|()| {
         let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
         let end = sys::monotonic_now().plus_us(wait.as_micros() as u64);
@@ -453,7 +457,7 @@ pub fn drop_guards(rt: &Runtime) {
     let words = &rt.words().companion;
     if is_there(rt) {
         let question = Message { secret: words.secret(), ..Message::new(Subject::Give) };
-        if let Ok((connection, _, _)) = ask(words.name.load(Ordering::Acquire), question, &[], ANSWER) {
+        if let Ok((connection, _, _)) = ask(words.name.load(Ordering::Acquire), question, ANSWER) {
             let _ = sys::close(connection);
         }
     }
@@ -465,7 +469,7 @@ pub fn ask_others_for_guard(rt: &Runtime, local: Endpoint, reuse_addr: bool) -> 
     let own = rt.words().companion.name.load(Ordering::Acquire);
     let question = Message { local, flag: reuse_addr, ..Message::new(Subject::Give) };
     for name in names().into_iter().filter(|&name| name != own) {
-        let Ok((connection, answer, fds)) = ask(name, question, &[], ANSWER) else { continue };
+        let Ok((connection, answer, fds)) = ask(name, question, ANSWER) else { continue };
         if answer.subject == Subject::Given
             && let [guard] = fds[..]
         {
@@ -537,7 +541,8 @@ impl FamilyName {
     /// # Errors
     /// The errno: its companion is gone, or does not know us.
     pub fn attach(&self) -> Result<Belongings, i32> {
-        Belongings::ask(self.name, Message { secret: self.secret, ..Message::new(Subject::Attach) }, &[])
+        let question = Message { secret: self.secret, ..Message::new(Subject::Attach) };
+        Belongings::of(ask(self.name, question, ANSWER * 4)?)
     }
 }
 
@@ -551,8 +556,7 @@ pub struct Belongings {
 }
 
 impl Belongings {
-    fn ask(name: u64, question: Message, with: &[RawFd]) -> Result<Belongings, i32> {
-        let (connection, answer, fds) = ask(name, question, with, ANSWER * 4)?;
+    fn of((connection, answer, fds): (RawFd, Message, Vec<RawFd>)) -> Result<Belongings, i32> {
         let _ = sys::close(connection);
         if answer.subject != Subject::Attached {
             fds.into_iter().for_each(|fd| sys::close(fd).unwrap_or(()));
@@ -561,9 +565,18 @@ impl Belongings {
         Ok(Belongings { fds, rings: answer.id as usize, has_ipv6: answer.flag })
     }
 
-    /// Those of the family that one of the sockets is of.
+    /// Those of the family that one of the sockets is of. Anybody may call himself a companion: what is said by another user than
+    /// our own, or root, is not asked for.
     pub fn claim(sockets: &[RawFd]) -> Option<Belongings> {
-        names().into_iter().find_map(|name| Belongings::ask(name, Message::new(Subject::Claim), sockets).ok())
+        let ask_one = |name| {
+            let connection = messages::connect(name)?;
+            if !messages::is_ours_or_roots(connection) {
+                let _ = sys::close(connection);
+                return Err(libc::EPERM);
+            }
+            Belongings::of(ask_over(connection, Message::new(Subject::Claim), sockets, ANSWER)?)
+        };
+        names().into_iter().find_map(|name| ask_one(name).ok())
     }
 }
 

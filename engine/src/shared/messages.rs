@@ -152,6 +152,13 @@ pub fn listen(name: u64) -> Result<RawFd, i32> {
     listening.map(|()| fd).inspect_err(|_| sys::close(fd).unwrap_or(()))
 }
 
+/// Whether the other end of a connection is of this process's user, or root.
+pub fn is_ours_or_roots(connection: RawFd) -> bool {
+    // SAFETY: no arguments, cannot fail.
+    let me = unsafe { libc::geteuid() };
+    sys::peer_user(connection).is_ok_and(|user| user == me || user == 0)
+}
+
 /// A connection to a companion.
 ///
 /// # Errors

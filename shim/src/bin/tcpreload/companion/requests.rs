@@ -89,14 +89,13 @@ impl Companion {
                         self.asked.push((fd, message));
                         return false;
                     }
-                    let claims =
-                        message.subject == Subject::Claim && self.may_ask(fd) && self.knows_one_of(&fds);
-                    if claims {
-                        self.let_in(fd);
-                    }
+                    let claims = message.subject == Subject::Claim;
                     if claims || !is_ours {
+                        let may = claims && messages::is_ours_or_roots(fd) && self.knows_one_of(&fds);
                         fds.into_iter().for_each(close);
-                        if !claims {
+                        if may {
+                            self.let_in(fd);
+                        } else {
                             let _ = Message::new(Subject::Refused).send(fd, &[]);
                         }
                         close(fd);
@@ -188,7 +187,7 @@ impl Companion {
         self.look_after_ports();
         let other = request.secret != self.seat.words().companion.secret();
         let given =
-            (other && self.may_ask(connection)).then(|| self.give_guard(connection, request)).flatten();
+            (other && messages::is_ours_or_roots(connection)).then(|| self.give_guard(connection, request)).flatten();
         match given {
             Some(port) => self.given.push(GivenAway { port, connection }),
             None => {
@@ -196,13 +195,6 @@ impl Companion {
                 close(connection);
             }
         }
-    }
-
-    /// Who asks is of our user, or root.
-    fn may_ask(&self, connection: RawFd) -> bool {
-        // SAFETY: no arguments, cannot fail.
-        let me = unsafe { libc::geteuid() };
-        sys::peer_user(connection).is_ok_and(|user| user == me || user == 0)
     }
 
     fn give_guard(&mut self, connection: RawFd, request: &Message) -> Option<PortId> {
