@@ -75,6 +75,8 @@ impl Companion {
                 let _ = word.compare_exchange(holder, 0, Ordering::AcqRel, Ordering::Acquire);
             }
         }
+        // The kernel would have seen to what had arrived: the last ACK of a handshake decides whether its peer is told of the end.
+        self.seat.drive(|_, _| ());
         self.seat.visit_with_words(|stack, now, words| {
             stack.release_process(now, process.holder);
             if !process.is_expected {

@@ -336,6 +336,10 @@ impl Companion {
         if self.seat.words().has_members() {
             return false;
         }
+        if self.seat.frames_wait() {
+            // Whoever has sent it is to be answered, the last time.
+            self.seat.drive(|_, _| ());
+        }
         let left = self.seat.visit(|stack, now| {
             // What was on its way in messages arrives nowhere any more.
             stack.release_process(now, IN_FLIGHT);
