@@ -67,7 +67,6 @@ sysctls! {
     tcp_abort_on_overflow: 1 = [0], "net.ipv4.tcp_abort_on_overflow", 0 ..= 1, "RST when the accept queue is full.";
     tcp_syn_retries: 1 = [6], "net.ipv4.tcp_syn_retries", 1 ..= 127, "Times a SYN is sent again.";
     tcp_synack_retries: 1 = [5], "net.ipv4.tcp_synack_retries", 0 ..= 255, "Times a SYN-ACK is sent again.";
-    tcp_retries1: 1 = [3], "net.ipv4.tcp_retries1", 0 ..= 255, "R1 of RFC 9293 3.8.3.";
     tcp_retries2: 1 = [15], "net.ipv4.tcp_retries2", 0 ..= 255, "R2 of RFC 9293 3.8.3.";
     tcp_orphan_retries: 1 = [0], "net.ipv4.tcp_orphan_retries", 0 ..= 255, "R2 of orphans; 0 means 8.";
     tcp_fin_timeout: 1 = [60], "net.ipv4.tcp_fin_timeout", 0 ..= 120, "Seconds an orphan stays in FIN-WAIT-2.";
@@ -83,15 +82,12 @@ sysctls! {
     tcp_rfc1337: 1 = [0], "net.ipv4.tcp_rfc1337", 0 ..= 1, "Ignore RST in TIME-WAIT.";
     tcp_challenge_ack_limit: 1 = [2147483647], "net.ipv4.tcp_challenge_ack_limit", 0 ..= 2147483647, "Challenge ACKs a second.";
     tcp_invalid_ratelimit: 1 = [500], "net.ipv4.tcp_invalid_ratelimit", 0 ..= 2147483647, "Milliseconds between ACKs for invalid segments.";
-    tcp_adv_win_scale: 1 = [1], "net.ipv4.tcp_adv_win_scale", -31 ..= 31, "Share of the receive buffer offered as window.";
     tcp_moderate_rcvbuf: 1 = [1], "net.ipv4.tcp_moderate_rcvbuf", 0 ..= 1, "Receive buffer autotuning.";
     tcp_slow_start_after_idle: 1 = [1], "net.ipv4.tcp_slow_start_after_idle", 0 ..= 1, "RFC 2861.";
-    tcp_autocorking: 1 = [1], "net.ipv4.tcp_autocorking", 0 ..= 1, "Hold small segments while others are in the queue.";
     tcp_reordering: 1 = [3], "net.ipv4.tcp_reordering", 1 ..= 2147483647, "Initial reordering degree, segments.";
     tcp_recovery: 1 = [1], "net.ipv4.tcp_recovery", 0 ..= 255, "RACK: 2 keeps its window of reordering, 4 finds no loss by distance.";
     tcp_frto: 1 = [2], "net.ipv4.tcp_frto", 0 ..= 255, "An ACK of what was not sent again undoes a time-out.";
     tcp_early_retrans: 1 = [3], "net.ipv4.tcp_early_retrans", 0 ..= 4, "Tail loss probes.";
-    tcp_base_mss: 1 = [1024], "net.ipv4.tcp_base_mss", 48 ..= 65535, "First MSS tried by path MTU probing.";
     tcp_min_snd_mss: 1 = [48], "net.ipv4.tcp_min_snd_mss", 48 ..= 65535, "Smallest MSS accepted from a peer.";
     tcp_notsent_lowat: 1 = [4_294_967_295], "net.ipv4.tcp_notsent_lowat", 0 ..= 4294967295, "Unsent bytes below which a socket is writable.";
     ip_local_port_range: 2 = [32_768, 60_999], "net.ipv4.ip_local_port_range", 1 ..= 65535, "Ports for connect and bind to 0.";
