@@ -364,7 +364,10 @@ pub fn spawn_will_duplicate(actions: usize, fd: RawFd) {
     if let Some((rt, _)) = fdtable::socket(fd)
         && let Ok(_locked) = rt.lock()
     {
-        DUPLICATED.lock().push((actions, fd));
+        let mut lists = DUPLICATED.lock();
+        if !lists.contains(&(actions, fd)) {
+            lists.push((actions, fd));
+        }
     }
 }
 

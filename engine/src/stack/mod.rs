@@ -159,11 +159,12 @@ pub enum ByPort {}
 impl Socket {
     /// Its own address, as that of a guard.
     fn span(&self) -> Addr {
-        if self.options.v6only && self.local.addr == Addr::ANY_V6 {
-            Addr::ANY_V6_ALONE
-        } else {
-            self.local.addr
-        }
+        self.guarded(self.local.addr)
+    }
+
+    /// `addr` as that of a guard of this socket's.
+    fn guarded(&self, addr: Addr) -> Addr {
+        if self.options.v6only && addr == Addr::ANY_V6 { Addr::ANY_V6_ALONE } else { addr }
     }
 }
 

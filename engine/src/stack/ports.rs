@@ -241,8 +241,7 @@ impl Stack {
 
     /// `local` as the address of a guard of this socket's.
     pub fn as_guarded(&self, id: SockId, local: Endpoint) -> Endpoint {
-        let alone = self.sockets.get(id).is_some_and(|s| s.options.v6only) && local.addr == Addr::ANY_V6;
-        let addr = if alone { Addr::ANY_V6_ALONE } else { local.addr };
+        let addr = self.sockets.get(id).map_or(local.addr, |s| s.guarded(local.addr));
         Endpoint::with_scope(addr, local.port, local.scope)
     }
 
