@@ -79,6 +79,15 @@ def companions(namespace):
     return [pid for pid in namespace.inhabitants() if b"--companion" in command_line(pid)]
 
 
+def only_ours(*namespaces):
+    """The kernel's TCP has opened nothing there."""
+    for namespace in namespaces:
+        counters = namespace.kernel_counters()
+        opens = {name: counters[name] for name in ("TcpActiveOpens", "TcpPassiveOpens") if counters[name]}
+        if opens:
+            raise Failed(f"the kernel's TCP was used: {opens}")
+
+
 def eventually(what, test, seconds=5):
     """The first true value that `test` gives."""
     deadline = time.monotonic() + seconds
@@ -321,6 +330,7 @@ def many_guards():
         finally:
             client.kill()
         said = server.finish(30).splitlines()[-1]
+        only_ours(line.client)
         if said != "421 ends, 421 of them orderly" or took > 5:
             raise Failed(f"{said}; {took:.1f} s")
         return f"{said}; 400 connections in {took * 1000:.0f} ms beside a companion that was stopped"
@@ -377,9 +387,7 @@ def restarts(privilege, times=20):
             good = load.good
             eventually("echoes", lambda: load.good > good + 20, 10)
         server.stop()
-        opens = line.server.kernel_counters()["TcpPassiveOpens"]
-        if opens:
-            raise Failed(f"the kernel has served {opens} connections")
+        only_ours(line.server)
         return f"up again after {min(took) * 1000:.0f} to {max(took) * 1000:.0f} ms, {load.good} echoes"
 
 
@@ -525,8 +533,17 @@ def computing():
 
 
 ROUND = """
-import select, socket, sys, time
+import os, select, socket, sys, time
 l = socket.create_server(("", 7000))
+if len(sys.argv) > 1 and os.fork() == 0:
+    # It waits, and so drives.
+    other = socket.create_server(("", 7001))
+    other.settimeout(10)
+    try:
+        other.accept()
+    finally:
+        os._exit(0)
+time.sleep(0.1)
 print("up", flush=True)
 all = [l.accept()[0] for _ in range(3)]
 p = select.epoll()
@@ -548,11 +565,11 @@ for wait in (lambda: busy(0.5), lambda: select.select([], [], [], 0.5), lambda: 
 """
 
 
-def rounds():
+def rounds(*others):
     """A program is told of three events, answers one, and then computes, or waits for something else, before it goes on: the
-    answer does not wait for the others."""
+    answer does not wait for the others. `others`: another process of its drives meanwhile."""
     with net.Line() as line:
-        side = Side(line.server, [stage().python, "-c", ROUND], True)
+        side = Side(line.server, [stage().python, "-c", ROUND, *others], True)
         side.wait_for_line()
         clients = [connection(line) for _ in range(3)]
         took = []
@@ -570,7 +587,10 @@ def rounds():
                 c.recv(10)
         for c in clients:
             c.close()
+        if others:
+            inside(line.client, lambda: socket.create_connection((line.server_address, 7001), 5)).close()
         side.finish(20)
+        only_ours(line.server)
         text = ", ".join(f"{t * 1000:.0f}" for t in took)
         if max(took[:2]) > 0.15:
             raise Failed(f"answers after {text} ms")
@@ -708,7 +728,8 @@ def tests(full=False):
         ("death in the lock", death_in_the_lock), ("companion killed", companion_killed), ("strangers", strangers), ("many guards", many_guards),
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
-        ("computing", computing), ("rounds", rounds), ("driver stopped", stopped), ("companion under load", cheap),
+        ("computing", computing), ("rounds", rounds),
+        ("rounds, beside a driver", lambda: rounds("driver")), ("driver stopped", stopped), ("companion under load", cheap),
         ("asked to end", asked_to_end), ("exec again", again), ("no companion", alone),
     ]
     return [Test(name, "tcpreload", run) for name, run in scenarios] + [
