@@ -20,7 +20,7 @@ use engine::shared::{RoleWords, Words};
 use engine::stack::Stack;
 use engine::sys;
 use engine::values::limits::MAX_WAITERS;
-use engine::values::{Error, Instant};
+use engine::values::{Counter, Error, Instant};
 use parking_lot::Mutex;
 use std::os::fd::RawFd;
 
@@ -503,10 +503,14 @@ impl Locked<'_> {
 
     /// What is there to be sent is left there. Not where something is on its way already.
     fn waits_for_more(&mut self) -> bool {
-        self.patient
+        let waits = self.patient
             && self.tx.as_ref().is_none_or(Transmitter::is_empty)
             && self.guard.stack.has_output()
-            && crate::round::goes_on(self.runtime, self.now())
+            && crate::round::goes_on(self.runtime, self.now());
+        if waits {
+            self.guard.stack.counters_mut().inc(Counter::TxHeld);
+        }
+        waits
     }
 
     /// What the stack has to send becomes packets.

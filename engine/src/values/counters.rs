@@ -116,6 +116,7 @@ counters! {
     RxRingFull = "TcpreloadRxRingFull", "Frames lost because the receive ring was full.";
     RxFrames = "TcpreloadRxFrames", "Frames received.";
     TxFrames = "TcpreloadTxFrames", "Frames sent.";
+    TxHeld = "TcpreloadTxHeld", "Times that something to be sent has waited for more, in the middle of a round.";
     TxErrors = "TcpreloadTxErrors", "Frames that the kernel refused.";
     TableFull = "TcpreloadTableFull", "A table of the arena was full.";
     LockRecovered = "TcpreloadLockRecovered", "The lock's holder died and the tables were repaired.";

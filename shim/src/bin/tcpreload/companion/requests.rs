@@ -186,8 +186,9 @@ impl Companion {
         self.look_after_processes();
         self.look_after_ports();
         let other = request.secret != self.seat.words().companion.secret();
-        let given =
-            (other && messages::is_ours_or_roots(connection)).then(|| self.give_guard(connection, request)).flatten();
+        let given = (other && messages::is_ours_or_roots(connection))
+            .then(|| self.give_guard(connection, request))
+            .flatten();
         match given {
             Some(port) => self.given.push(GivenAway { port, connection }),
             None => {
