@@ -109,6 +109,13 @@ fn skip_extensions(bytes: &[u8], first: u8) -> Result<(u8, usize), Malformed> {
     }
 }
 
+/// Puts a flow label into an IPv6 header that was emitted.
+pub fn set_flow_label(header: &mut [u8], label: u32) {
+    let label = label.to_be_bytes();
+    header[1] = header[1] & 0xf0 | label[1] & 0x0f;
+    header[2..4].copy_from_slice(&label[2..]);
+}
+
 /// A header to be sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
