@@ -162,7 +162,11 @@ pub enum ByPort {}
 impl Socket {
     /// Its own address, as that of a guard.
     fn span(&self) -> Addr {
-        if self.options.v6only && self.local.addr == Addr::ANY_V6 { Addr::ANY_V6_ALONE } else { self.local.addr }
+        if self.options.v6only && self.local.addr == Addr::ANY_V6 {
+            Addr::ANY_V6_ALONE
+        } else {
+            self.local.addr
+        }
     }
 }
 

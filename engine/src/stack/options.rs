@@ -1,8 +1,8 @@
 //! Socket options. The C edge turns levels, names and structs into [`SockOpt`] and numbers; ranges and effects are here.
 
 use super::listen::{defer_seconds, defer_timeouts};
-use super::{SockId, SocketPhase, Stack};
 use super::transmit::flow_label;
+use super::{SockId, SocketPhase, Stack};
 use crate::tcp::{Env, State, TcpOptions};
 use crate::values::{Addr, Error, Family, Instant, error::Result};
 use bytemuck::Zeroable;
@@ -236,8 +236,12 @@ impl Stack {
             SockOpt::QuickAck => conn.tcb.set_quickack(on),
             SockOpt::Tos | SockOpt::Tclass => conn.tos = marks.tos,
             SockOpt::MinTtl | SockOpt::MinHops => conn.min_ttl = marks.min_ttl,
-            SockOpt::Ttl | SockOpt::Hops => conn.ttl = marks.ttl.unwrap_or(core.sysctls.ip_default_ttl[0] as u8),
-            SockOpt::AutoFlow => conn.flow = flow_label(&core.key, &core.sysctls, &conn.tuple, options.auto_flow),
+            SockOpt::Ttl | SockOpt::Hops => {
+                conn.ttl = marks.ttl.unwrap_or(core.sysctls.ip_default_ttl[0] as u8)
+            }
+            SockOpt::AutoFlow => {
+                conn.flow = flow_label(&core.key, &core.sysctls, &conn.tuple, options.auto_flow)
+            }
             SockOpt::NoDelay | SockOpt::Cork => conn.tcb.options_changed(),
             _ => {}
         }

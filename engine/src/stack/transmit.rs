@@ -122,7 +122,13 @@ impl Stack {
     }
 
     /// Notes a SYN-ACK (or another segment with options of its own).
-    pub(super) fn queue_header(&mut self, tuple: &FourTuple, path: Path, h: &Header, options: &SocketOptions) {
+    pub(super) fn queue_header(
+        &mut self,
+        tuple: &FourTuple,
+        path: Path,
+        h: &Header,
+        options: &SocketOptions,
+    ) {
         let marks = options.marks(tuple.remote.addr);
         let t = h.options.timestamps.unwrap_or_default();
         let queued = QueuedReply {

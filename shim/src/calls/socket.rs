@@ -126,6 +126,8 @@ fn bind_among_guards(
     {
         return Ok(Some(port));
     }
+    locked.stack().retire_stock(local);
+    portguard::sweep(locked);
     if locked.stack().port_is_live_at(local) {
         return Err(Errno(libc::EADDRINUSE));
     }
