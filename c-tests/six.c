@@ -77,15 +77,18 @@ static void name(const char *what, int fd, int known) {
 
 /* Who connects to a listener on `::` as whom, with and without IPV6_V6ONLY. */
 static void dual(void) {
-    static const char *hosts[] = {"127.0.0.1", "127.0.0.2", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "0.0.0.0", "fd77:6::1", "fd77:6::2",
-                                  "10.66.6.1", "::ffff:10.66.6.1", "::127.0.0.1", "ff02::1", "::ffff:224.0.0.1", "fe80::1", "2001:db8::9"};
+    static const char *hosts[] = {"127.0.0.1", "127.0.0.2", "::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "0.0.0.0",
+        "fd77:6::1", "fd77:6::2",
+                                  "10.66.6.1", "::ffff:10.66.6.1", "::127.0.0.1", "ff02::1", "::ffff:224.0.0.1", "fe80::1",
+                                      "2001:db8::9"};
     static const char *listeners[] = {"::", "::1", "::ffff:127.0.0.1", "::ffff:0.0.0.0", "0.0.0.0", "fd77:6::2"};
     for (size_t l = 0; l < sizeof listeners / sizeof *listeners; l++)
         for (int n = 0; n < 1 + !l; n++) {
             int only = strcmp(listeners[l], "0.0.0.0") ? n : -1;
             int fd = bound(listeners[l], 0, only, 0), port = port_of(fd);
             printf("-- a listener on %s%s: %s\n", listeners[l], only > 0 ? " alone" : "", result(listen(fd, 5)));
-            printf("IPV6_V6ONLY %s, when bound %s\n", value(get(fd, IPPROTO_IPV6, IPV6_V6ONLY)), result(set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0)));
+            printf("IPV6_V6ONLY %s, when bound %s\n", value(get(fd, IPPROTO_IPV6, IPV6_V6ONLY)), result(set(fd,
+                IPPROTO_IPV6, IPV6_V6ONLY, 0)));
             for (size_t h = 0; h < sizeof hosts / sizeof *hosts; h++)
                 for (int family = 0; family < 2; family++) {
                     struct address a = SIX(hosts[h], port);
@@ -103,12 +106,14 @@ static void dual(void) {
                         struct address from;
                         socklen_t len = sizeof from;
                         int s = MUST(accept(fd, &from.sa, &len));
-                        printf("accept tells family %d, %d bytes, %s, the client's port %d, flow %d\n", from.sin_family, len, host_of(&from),
+                        printf("accept tells family %d, %d bytes, %s, the client's port %d, flow %d\n", from.sin_family,
+                            len, host_of(&from),
                                ntohs(from.sin_port) == port_of(c), len == sizeof from.v6 ? (int)from.v6.sin6_flowinfo : 0);
                         name("served", s, port);
                         name("client", c, port);
                         printf("V6ONLY of both %s %s, domain %d %d\n", value(get(s, IPPROTO_IPV6, IPV6_V6ONLY)),
-                               value(get(c, IPPROTO_IPV6, IPV6_V6ONLY)), get(s, SOL_SOCKET, SO_DOMAIN), get(c, SOL_SOCKET, SO_DOMAIN));
+                               value(get(c, IPPROTO_IPV6, IPV6_V6ONLY)), get(s, SOL_SOCKET, SO_DOMAIN), get(c, SOL_SOCKET,
+                                   SO_DOMAIN));
                         close(s);
                     }
                     close(c);
@@ -122,7 +127,8 @@ static void conflicts(void) {
     static const struct {
         const char *host;
         int only;
-    } kinds[] = {{"::", 0}, {"::", 1}, {"0.0.0.0", -1}, {"::1", 0}, {"127.0.0.1", -1}, {"::ffff:127.0.0.1", 0}, {"::ffff:0.0.0.0", 0}, {"fd77:6::1", 0}};
+    } kinds[] = {{"::", 0}, {"::", 1}, {"0.0.0.0", -1}, {"::1", 0}, {"127.0.0.1", -1}, {"::ffff:127.0.0.1", 0},
+        {"::ffff:0.0.0.0", 0}, {"fd77:6::1", 0}};
     enum { KINDS = sizeof kinds / sizeof *kinds };
     static const int options[] = {0, SO_REUSEADDR, SO_REUSEPORT};
     for (int o = 0; o < 3; o++)
@@ -270,7 +276,8 @@ static void passed_on(void) {
 static void addrform(void) {
     int l = bound("::", 0, 0, 0), port = port_of(l), fd = six();
     MUST(listen(l, 5));
-    printf("ADDRFORM, fresh: %s, a listener: %s\n", result(set(fd, IPPROTO_IPV6, ADDRFORM, AF_INET)), result(set(l, IPPROTO_IPV6, ADDRFORM, AF_INET)));
+    printf("ADDRFORM, fresh: %s, a listener: %s\n", result(set(fd, IPPROTO_IPV6, ADDRFORM, AF_INET)), result(set(l,
+        IPPROTO_IPV6, ADDRFORM, AF_INET)));
     close(fd);
     static const char *hosts[] = {"::1", "::ffff:127.0.0.1"};
     for (int i = 0; i < 2; i++) {
@@ -278,7 +285,8 @@ static void addrform(void) {
         int c = six();
         MUST(connect(c, SA(a)));
         int s = MUST(accept(l, NULL, NULL));
-        printf("ADDRFORM of %s: %s, %s\n", hosts[i], value(get(c, IPPROTO_IPV6, ADDRFORM)), result(set(c, IPPROTO_IPV6, ADDRFORM, AF_INET)));
+        printf("ADDRFORM of %s: %s, %s\n", hosts[i], value(get(c, IPPROTO_IPV6, ADDRFORM)), result(set(c, IPPROTO_IPV6,
+            ADDRFORM, AF_INET)));
         name("then", c, port);
         printf("domain %d, TCLASS %s, IP_TOS %s\n", get(c, SOL_SOCKET, SO_DOMAIN), value(get(c, IPPROTO_IPV6, IPV6_TCLASS)),
                value(get(c, IPPROTO_IP, IP_TOS)));
@@ -330,7 +338,8 @@ static void scopes(void) {
                     struct address from;
                     socklen_t len = sizeof from;
                     int s = MUST(accept(server, &from.sa, &len));
-                    printf("accept tells %s, scope %s\n", host_of(&from), from.v6.sin6_scope_id == link ? "six0" : from.v6.sin6_scope_id ? "another" : "0");
+                    printf("accept tells %s, scope %s\n", host_of(&from),
+                        from.v6.sin6_scope_id == link ? "six0" : from.v6.sin6_scope_id ? "another" : "0");
                     name("client", c, port), name("served", s, port);
                     close(s);
                 }
@@ -403,7 +412,8 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void (*run)(void);
-    } parts[] = {{"dual", dual},         {"conflicts", conflicts}, {"beside", beside},   {"walks", walks},    {"passed on", passed_on},
+    } parts[] = {{"dual", dual},         {"conflicts", conflicts}, {"beside", beside},   {"walks", walks},    {"passed on",
+        passed_on},
                  {"addrform", addrform}, {"scopes", scopes},       {"sources", sources}, {"lengths", lengths}};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (argc < 2 || !strcmp(argv[1], parts[i].name)) {

@@ -49,6 +49,7 @@ CASES = [
     py("py_sockets", "processes"),
     py("py_sockets", "threads"),
     py("py_sockets", "executes", timeout=8),
+    py("py_families"),
     py("py_loops", not_in={"mapped": ASYNCIO}),
     py("py_servers"),
     Case("bulk pair", server=["c:bulk", "server", 7000], client=["c:bulk", "client", "{server}", 7000, 64],

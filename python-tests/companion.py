@@ -5,6 +5,7 @@ import json
 import mmap
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -358,13 +359,13 @@ def strangers():
         return note
 
 
-def restarts(privilege):
-    """A server is killed and started again, twenty times, under load: it has its port at once."""
+def restarts(privilege, times=20):
+    """A server is killed and started again and again, under load: it has its port at once."""
     with net.Line() as line:
         took = []
         server = echo_server(line, privilege=privilege)
         with Load(line) as load:
-            for n in range(20):
+            for _ in range(times):
                 good = load.good
                 eventually("echoes", lambda: load.good > good + 20, 10)
                 server.kill()
@@ -523,6 +524,59 @@ def computing():
         return f"acknowledged within {took * 1000:.0f} ms"
 
 
+ROUND = """
+import select, socket, sys, time
+l = socket.create_server(("", 7000))
+print("up", flush=True)
+all = [l.accept()[0] for _ in range(3)]
+p = select.epoll()
+for c in all:
+    p.register(c, select.EPOLLIN)
+for wait in (lambda: busy(0.5), lambda: select.select([], [], [], 0.5), lambda: None):
+    time.sleep(0.2)
+    def busy(seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+    events = p.poll()
+    assert len(events) == 3, events
+    for n, (fd, _) in enumerate(events):
+        c = next(c for c in all if c.fileno() == fd)
+        c.sendall(c.recv(10))
+        if n == 0:
+            wait()
+"""
+
+
+def rounds():
+    """A program is told of three events, answers one, and then computes, or waits for something else, before it goes on: the
+    answer does not wait for the others."""
+    with net.Line() as line:
+        side = Side(line.server, [stage().python, "-c", ROUND], True)
+        side.wait_for_line()
+        clients = [connection(line) for _ in range(3)]
+        took = []
+        for _ in range(3):
+            for c in clients:
+                c.sendall(b"x")
+            time.sleep(0.2)
+            begin = time.monotonic()
+            first = select.select(clients, [], [], 5)[0]
+            took.append(time.monotonic() - begin)
+            if not first:
+                raise Failed("no answer")
+            for c in clients:
+                c.settimeout(5)
+                c.recv(10)
+        for c in clients:
+            c.close()
+        side.finish(20)
+        text = ", ".join(f"{t * 1000:.0f}" for t in took)
+        if max(took[:2]) > 0.15:
+            raise Failed(f"answers after {text} ms")
+        return f"answers after {text} ms"
+
+
 def stopped():
     """The process that drives is stopped: the others go on."""
     with net.Line() as line:
@@ -654,7 +708,8 @@ def tests(full=False):
         ("death in the lock", death_in_the_lock), ("companion killed", companion_killed), ("strangers", strangers), ("many guards", many_guards),
         ("restart x20", lambda: restarts("root")), ("restart x20, net_raw", lambda: restarts("net_raw")),
         ("invisible", invisible), ("subreaper", subreaper), ("without TCP", without_tcp), ("all gone", all_gone),
-        ("computing", computing), ("driver stopped", stopped), ("companion under load", cheap),
+        ("computing", computing), ("rounds", rounds), ("driver stopped", stopped), ("companion under load", cheap),
         ("asked to end", asked_to_end), ("exec again", again), ("no companion", alone),
     ]
-    return [Test(name, "tcpreload", run) for name, run in scenarios]
+    return [Test(name, "tcpreload", run) for name, run in scenarios] + [
+        Test("restart x100", "tcpreload", lambda: restarts("root", 100), slow=True)]

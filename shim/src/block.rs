@@ -65,6 +65,7 @@ pub fn until<T>(
         if interrupted && (how.deadline.is_some() || !signals::restarts()) {
             return Err(Errno(libc::EINTR));
         }
+        locked.be_impatient();
         let sleeper = Sleeper::register(rt, &mut locked)?;
         if let Err(error) = locked.stack().wait_on(sleeper.id, how.socket, how.interest, how.exclusive) {
             sleeper.unregister(&mut locked);

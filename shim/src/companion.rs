@@ -167,6 +167,12 @@ pub fn is_watching(rt: &Runtime) -> bool {
     rt.words().companion.sleep.load(Ordering::Acquire) == sleep::WATCHING
 }
 
+/// It looks every few milliseconds whether anybody drives; asked under the lock, without which it does not begin to sleep longer.
+pub fn ticks(rt: &Runtime) -> bool {
+    let words = &rt.words().companion;
+    words.pid.load(Ordering::Acquire) != 0 && words.sleep.load(Ordering::Acquire) == sleep::LIGHT
+}
+
 // ---------------------------------------------------------------------------------------------------------------- start
 
 /// What the two children need. Nothing in it is made by them: other threads of the program may be anywhere.
@@ -407,9 +413,14 @@ pub fn send(rt: &Runtime, message: Message, fds: &[RawFd]) -> Result<(), i32> {
 }
 
 /// The answer to a question, on a connection of its own.
-fn ask(name: u64, question: Message, wait: Duration) -> Result<(RawFd, Message, Vec<RawFd>), i32> {
+fn ask(
+    name: u64,
+    question: Message,
+    fds: &[RawFd],
+    wait: Duration,
+) -> Result<(RawFd, Message, Vec<RawFd>), i32> {
     let fd = messages::connect(name)?;
-    let answer = question.send(fd, &[]).and_then(|()| {
+    let answer = question.send(fd, fds).and_then(|()| {
         let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
         let end = sys::monotonic_now().plus_us(wait.as_micros() as u64);
         while let left @ 1.. = end.us_since(sys::monotonic_now()) {
@@ -442,7 +453,7 @@ pub fn drop_guards(rt: &Runtime) {
     let words = &rt.words().companion;
     if is_there(rt) {
         let question = Message { secret: words.secret(), ..Message::new(Subject::Give) };
-        if let Ok((connection, _, _)) = ask(words.name.load(Ordering::Acquire), question, ANSWER) {
+        if let Ok((connection, _, _)) = ask(words.name.load(Ordering::Acquire), question, &[], ANSWER) {
             let _ = sys::close(connection);
         }
     }
@@ -454,7 +465,7 @@ pub fn ask_others_for_guard(rt: &Runtime, local: Endpoint, reuse_addr: bool) -> 
     let own = rt.words().companion.name.load(Ordering::Acquire);
     let question = Message { local, flag: reuse_addr, ..Message::new(Subject::Give) };
     for name in names().into_iter().filter(|&name| name != own) {
-        let Ok((connection, answer, fds)) = ask(name, question, ANSWER) else { continue };
+        let Ok((connection, answer, fds)) = ask(name, question, &[], ANSWER) else { continue };
         if answer.subject == Subject::Given
             && let [guard] = fds[..]
         {
@@ -521,20 +532,38 @@ impl FamilyName {
         Some(FamilyName { name, secret, cookies })
     }
 
-    /// The descriptors of the family: arena, rings, those to send through, eventfds. The second number is how many rings there
-    /// are, the third whether there is IPv6.
+    /// What a process of the family has to have.
     ///
     /// # Errors
     /// The errno: its companion is gone, or does not know us.
-    pub fn attach(&self) -> Result<(Vec<RawFd>, usize, bool), i32> {
-        let question = Message { secret: self.secret, ..Message::new(Subject::Attach) };
-        let (connection, answer, fds) = ask(self.name, question, ANSWER * 4)?;
+    pub fn attach(&self) -> Result<Belongings, i32> {
+        Belongings::ask(self.name, Message { secret: self.secret, ..Message::new(Subject::Attach) }, &[])
+    }
+}
+
+/// What a process of a family has to have.
+pub struct Belongings {
+    /// Arena, rings, those to send through, eventfds.
+    pub fds: Vec<RawFd>,
+    /// How many rings there are.
+    pub rings: usize,
+    pub has_ipv6: bool,
+}
+
+impl Belongings {
+    fn ask(name: u64, question: Message, with: &[RawFd]) -> Result<Belongings, i32> {
+        let (connection, answer, fds) = ask(name, question, with, ANSWER * 4)?;
         let _ = sys::close(connection);
         if answer.subject != Subject::Attached {
             fds.into_iter().for_each(|fd| sys::close(fd).unwrap_or(()));
             return Err(libc::EPERM);
         }
-        Ok((fds, answer.id as usize, answer.flag))
+        Ok(Belongings { fds, rings: answer.id as usize, has_ipv6: answer.flag })
+    }
+
+    /// Those of the family that one of the sockets is of.
+    pub fn claim(sockets: &[RawFd]) -> Option<Belongings> {
+        names().into_iter().find_map(|name| Belongings::ask(name, Message::new(Subject::Claim), sockets).ok())
     }
 }
 

@@ -8,6 +8,7 @@ use crate::abi;
 use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
+use crate::round;
 use crate::runtime::{Locked, Runtime};
 use crate::wait::{Sleeper, Watch, Woken};
 use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
@@ -170,25 +171,30 @@ pub fn wait(
     let kernel = has_kernel_members(epfd);
     let deadline = timeout.map(|t| sys::monotonic_now() + t);
     let watch = Watch::over(rt);
+    // Declared after the watch, which takes the lock at its end.
+    let mut locked = rt.lock()?;
     loop {
-        let mut locked = rt.lock()?;
         let found = look(&mut locked, set, &out);
-        drop(locked);
-        let total = if kernel { out.merge_kernel(epfd, found)? } else { found };
+        let mut total = found;
+        if kernel {
+            drop(locked);
+            total = out.merge_kernel(epfd, found)?;
+            locked = rt.lock()?;
+        }
         if total > 0 {
+            round::begins(found);
             return Ok(total as i32);
         }
         if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
             return Ok(0);
         }
-        let mut locked = rt.lock()?;
         let sleeper = Sleeper::register(rt, &mut locked)?;
         if let Err(error) = locked.stack().wait_on_set(sleeper.id, set, true) {
             sleeper.unregister(&mut locked);
             return Err(error.into());
         }
-        // Something may have come between the look and the registration.
-        let ready = locked.stack().epoll_ready(set);
+        // Something may have come while the kernel was asked.
+        let ready = kernel && locked.stack().epoll_ready(set);
         drop(locked);
         let woken = if ready {
             Woken::Ready
@@ -197,13 +203,14 @@ pub fn wait(
             watch.note();
             sleeper.sleep(if kernel { &mut fds } else { &mut [] }, deadline, mask)
         };
-        let mut locked = rt.lock()?;
+        locked = rt.lock()?;
         sleeper.unregister(&mut locked);
         if woken == Woken::Cancelled {
             return Err(CANCELED);
         }
         if woken == Woken::Interrupted {
             let found = look(&mut locked, set, &out);
+            round::begins(found);
             return if found > 0 { Ok(found as i32) } else { Err(Errno(libc::EINTR)) };
         }
     }

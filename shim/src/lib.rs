@@ -7,6 +7,7 @@
 //! | `fdtable` | whose descriptor is it? |
 //! | `runtime` | this process's arena, and the way in and out of its lock |
 //! | `wait`, `block` | sleeping: whoever waits, drives |
+//! | `round` | answers that leave together |
 //! | `epoll`, `poll` | readiness of our sockets and of others in one set |
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
 //! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
@@ -18,8 +19,8 @@
 //! | `config`, `log` | environment, sysctls, log records |
 //!
 //! Rules inside of this library: no libc function that it overrides is called (system calls go through `engine::sys`, the
-//! real functions through redhook's `real!`), no lock is held while a thread sleeps, and nothing at all happens when it is
-//! loaded: most processes that load it never open a TCP socket.
+//! real functions through redhook's `real!`), no lock is held while a thread sleeps, and nothing happens when it is
+//! loaded (but for a program that inherits sockets): most processes that load it never open a TCP socket.
 
 // Without the hooks, which would override the test program's own calls, much of this has no caller.
 #![cfg_attr(test, allow(dead_code))]
@@ -41,6 +42,7 @@ mod passing;
 mod poll;
 mod portguard;
 mod process;
+mod round;
 mod runtime;
 mod signals;
 mod streams;

@@ -1,6 +1,6 @@
 //! Descriptors in messages (SCM_RIGHTS). One of ours that is on its way in a Unix socket is held by nobody's table, and the
 //! sender may close its own at once: a reference goes with it, which the receiver takes over. One whose message is lost, or
-//! goes to a program that is not of this family, keeps its socket open until the family ends. In the arena it is counted for
+//! goes to a program of another family, keeps its socket open until the family ends. In the arena it is counted for
 //! nobody in particular meanwhile.
 
 use crate::abi;
@@ -33,10 +33,10 @@ fn descriptors_in(message: *const libc::msghdr, mut each: impl FnMut(RawFd)) -> 
     Ok(())
 }
 
-/// Whether a message can have descriptors in it, and whether this process has any to care about.
+/// Whether a message can have descriptors in it.
 pub fn may_carry(message: *const libc::msghdr) -> bool {
-    runtime::attached().is_some()
-        && abi::read(message).is_ok_and(|m| m.msg_controllen as usize >= size_of::<libc::cmsghdr>())
+    abi::read(message)
+        .is_ok_and(|m| !m.msg_control.is_null() && m.msg_controllen as usize >= size_of::<libc::cmsghdr>())
 }
 
 fn ours_in(message: *const libc::msghdr) -> Vec<(&'static Runtime, SockId)> {
@@ -70,16 +70,30 @@ pub extern "C" fn stayed(message: *const libc::msghdr) {
     errno::set(failure);
 }
 
-/// A message was received. What was only peeked at will arrive once more, and this copy has a reference of its own.
+/// A message was received. What was only peeked at will arrive once more, and this copy has a reference of its own. A process
+/// that has no family yet joins that of what it has got.
 pub extern "C" fn arrived(message: *const libc::msghdr, peeked: bool) {
+    let failure = errno::get();
     let _ = errno::run(|| {
-        descriptors_in(message, |fd| {
-            descriptors::forget(fd);
-            if peeked {
-                fdtable::recognise(fd)
-            } else {
-                fdtable::take_over(fd)
-            };
-        })
+        if runtime::attached().is_some() {
+            return descriptors_in(message, |fd| {
+                descriptors::forget(fd);
+                if peeked {
+                    fdtable::recognise(fd)
+                } else {
+                    fdtable::take_over(fd)
+                };
+            });
+        }
+        let mut fds = Vec::new();
+        descriptors_in(message, |fd| fds.push(fd))?;
+        let Some(rt) = runtime::join_by_message(&fds) else { return Ok(()) };
+        for (_, id) in fds.iter().filter_map(|&fd| fdtable::socket(fd)).filter(|_| !peeked) {
+            let mut locked = rt.lock()?;
+            let (stack, now) = locked.stack_now();
+            stack.release_in_flight(now, id);
+        }
+        Ok(())
     });
+    errno::set(failure);
 }

@@ -5,6 +5,7 @@ use crate::cancel::CANCELED;
 use crate::epoll;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
+use crate::round;
 use crate::runtime::{Locked, Runtime};
 use crate::wait::{Sleeper, Watch, Woken};
 use core::time::Duration;
@@ -55,20 +56,24 @@ pub fn poll(
             }
         }
     }
+    // Declared after the watch, which takes the lock at its end.
+    let mut locked = rt.lock()?;
     loop {
-        let mut locked = rt.lock()?;
         locked.turn_if_due();
-        let ours = look(&mut locked, fds);
-        drop(locked);
-        let theirs = look_kernel(fds, &mut kernel, &places)?;
-        let ready = fds.iter().filter(|f| f.revents != 0).count();
-        if ours || theirs || ready > 0 {
+        let mut any = look(&mut locked, fds);
+        if !kernel.is_empty() {
+            drop(locked);
+            any |= look_kernel(fds, &mut kernel, &places)?;
+            locked = rt.lock()?;
+        }
+        if any {
+            let ready = fds.iter().filter(|f| f.revents != 0).count();
+            round::begins(ready);
             return Ok(ready as i32);
         }
         if deadline.is_some_and(|d| sys::monotonic_now() >= d) {
             return Ok(0);
         }
-        let mut locked = rt.lock()?;
         let sleeper = Sleeper::register(rt, &mut locked)?;
         for f in fds.iter() {
             let tied = match fdtable::lookup(f.fd) {
@@ -84,12 +89,12 @@ pub fn poll(
                 return Err(error.into());
             }
         }
-        // Something may have come between the look and the registration.
-        let ready = look(&mut locked, fds);
+        // Something may have come while the kernel was asked.
+        let ready = !kernel.is_empty() && look(&mut locked, fds);
         drop(locked);
         watch.note();
         let woken = if ready { Woken::Ready } else { sleeper.sleep(&mut kernel, deadline, mask) };
-        let mut locked = rt.lock()?;
+        locked = rt.lock()?;
         sleeper.unregister(&mut locked);
         if woken == Woken::Cancelled {
             return Err(CANCELED);

@@ -25,6 +25,7 @@ use engine::shared::Words;
 use engine::shared::messages::{Message, Subject};
 use engine::stack::{Holder, SockId};
 use engine::sys;
+use parking_lot::Mutex;
 use std::os::fd::RawFd;
 
 /// The process that has left already: exit handlers run once.
@@ -354,10 +355,41 @@ pub struct Spawning {
     pub family: String,
 }
 
+/// What lists of file actions duplicate: the list's address, and a descriptor of ours. Only touched under the arena's lock, which
+/// fork holds.
+static DUPLICATED: Mutex<Vec<(usize, RawFd)>> = Mutex::new(Vec::new());
+
+/// A list of file actions duplicates `fd`, close-on-exec or not.
+pub fn spawn_will_duplicate(actions: usize, fd: RawFd) {
+    if let Some((rt, _)) = fdtable::socket(fd)
+        && let Ok(_locked) = rt.lock()
+    {
+        DUPLICATED.lock().push((actions, fd));
+    }
+}
+
+/// The list is no more.
+pub fn spawn_forgets(actions: usize) {
+    if let Some(rt) = runtime::attached()
+        && let Ok(_locked) = rt.lock()
+    {
+        DUPLICATED.lock().retain(|d| d.0 != actions);
+    }
+}
+
 /// Before it is made. `None`: it will have no sockets of ours, or nobody could count them for it.
-pub fn before_spawn() -> Option<Spawning> {
+pub fn before_spawn(actions: usize) -> Option<Spawning> {
     let rt = runtime::attached().filter(|rt| companion::is_there(rt))?;
-    let survivors = survivors();
+    let mut survivors = survivors();
+    let lists: Vec<(usize, RawFd)> =
+        rt.lock().ok().map(|_locked| DUPLICATED.lock().clone()).unwrap_or_default();
+    for &(_, fd) in lists.iter().filter(|d| d.0 == actions) {
+        if let Some((_, id)) = fdtable::socket(fd)
+            && !survivors.iter().any(|s| s.1 == id)
+        {
+            survivors.push((fd, id));
+        }
+    }
     let family = family_name(rt, &survivors)?;
     let mut locked = rt.lock().ok()?;
     let place = rt.words().expect_process(sys::getpid() as u32)?;
@@ -397,6 +429,8 @@ pub fn goodbye() {
     }
     let Ok(mut locked) = rt.lock() else { return };
     portguard::show_the_rest(&mut locked);
+    // The kernel would have seen to what has arrived: the last ACK of a handshake decides whether its peer is told of the end.
+    locked.turn_if_due();
     release_all(&mut locked, held.into_iter());
     drop_guards(&mut locked);
     let place = holder();

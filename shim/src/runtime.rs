@@ -7,6 +7,7 @@
 //! packet filter follows the ports that the stack owns, the lock is given back, and then the threads are woken that the
 //! stack wants to wake: never while the lock is held.
 
+use crate::companion::Belongings;
 use crate::config::Config;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
@@ -98,7 +99,7 @@ fn look_for_inheritance() -> Option<&'static Runtime> {
     let there = |cookie: &u64| name.cookies.contains(cookie);
     let (soft, _) = sys::getrlimit(libc::RLIMIT_NOFILE as u32).unwrap_or((1024, 0));
     let mine = || (0..soft.min(1 << 16) as RawFd).filter_map(|fd| Some((fd, sys::socket_cookie(fd).ok()?)));
-    let joined = mine().any(|(_, cookie)| there(&cookie)).then(|| Runtime::join(&name));
+    let joined = mine().any(|(_, cookie)| there(&cookie)).then(|| Runtime::join(|| name.attach()));
     let runtime = match joined {
         Some(Ok(runtime)) => {
             let runtime: &'static Runtime = Box::leak(Box::new(runtime));
@@ -115,6 +116,45 @@ fn look_for_inheritance() -> Option<&'static Runtime> {
     crate::errno::set(errno);
     runtime
 }
+
+/// A process that has no family has got descriptors in a message. If one of them is a family's socket, it joins that one.
+pub fn join_by_message(fds: &[RawFd]) -> Option<&'static Runtime> {
+    let sockets: Vec<RawFd> = fds.iter().copied().filter(|&fd| may_be_ours(fd)).collect();
+    if sockets.is_empty() {
+        return None;
+    }
+    let failed = FAILED.lock();
+    if failed.is_some() || attached().is_some() {
+        return attached();
+    }
+    let belongings = Belongings::claim(&sockets)?;
+    let runtime = match Runtime::join(|| Ok(belongings)) {
+        Ok(runtime) => Box::leak(Box::new(runtime)),
+        Err(reason) => {
+            log::warn!("a socket of another program's is not to be had: {reason}");
+            return None;
+        }
+    };
+    ATTACHED.store(core::ptr::from_ref(runtime).cast_mut(), Ordering::Release);
+    let open = sockets.iter().filter_map(|&fd| Some((fd, sys::socket_cookie(fd).ok()?)));
+    crate::process::arrive(runtime, open);
+    Some(runtime)
+}
+
+/// A TCP socket that the kernel knows no peer of: what a socket of ours looks like, connected or not.
+fn may_be_ours(fd: RawFd) -> bool {
+    let mut number = [0; 4];
+    let is_tcp = sys::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL, &mut number).is_ok()
+        && i32::from_ne_bytes(number) == libc::IPPROTO_TCP;
+    let mut state = [0; 1];
+    is_tcp
+        && sys::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state).is_ok()
+        && matches!(state[0], TCP_CLOSE | TCP_LISTEN)
+}
+
+/// States of the kernel's, as TCP_INFO has them. A listener of ours is a guard.
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
 
 /// This process's runtime, made at the first call.
 ///
@@ -199,15 +239,15 @@ impl Runtime {
         }
     }
 
-    /// The runtime of a family whose sockets this program was started with.
-    fn join(name: &crate::companion::FamilyName) -> Result<Runtime, Fallback> {
+    /// The runtime of a family that has sockets of this process's, with what that family gives.
+    fn join(belongings: impl FnOnce() -> Result<Belongings, i32>) -> Result<Runtime, Fallback> {
         let config = get_ready()?;
-        let (fds, rings, v6) = name.attach().map_err(Fallback::NoArena)?;
+        let Belongings { fds, rings, has_ipv6 } = belongings().map_err(Fallback::NoArena)?;
         let mut fds = fds.into_iter().map(|fd| sys::move_high(fd).unwrap_or(fd));
         let mut next = || fds.next().ok_or(Fallback::NoArena(libc::EBADMSG));
         let arena = next()?;
         let ring_fds: Vec<RawFd> = (0..rings).map(|_| next()).collect::<Result<_, _>>()?;
-        let tx = [next()?, next()?, if v6 { next()? } else { -1 }];
+        let tx = [next()?, next()?, if has_ipv6 { next()? } else { -1 }];
         let arena = Arena::open(arena, true)?;
         let device = PacketDevice::adopt(&ring_fds, tx).map_err(Fallback::NoDevice)?;
         Ok(Runtime::of(arena, device, fds.collect(), config))
@@ -234,7 +274,14 @@ impl Runtime {
         guard.stack.set_holder(crate::process::holder());
         // SAFETY: the lock is held as long as `guard` lives.
         let device = unsafe { &mut *self.device.get() };
-        Ok(Locked { runtime: self, guard: ManuallyDrop::new(guard), device, tx: None, now: Instant::ZERO })
+        Ok(Locked {
+            runtime: self,
+            guard: ManuallyDrop::new(guard),
+            device,
+            tx: None,
+            now: Instant::ZERO,
+            patient: false,
+        })
     }
 
     /// A transmitter that no thread uses.
@@ -352,9 +399,21 @@ pub struct Locked<'a> {
     /// Taken when there is something to send.
     tx: Option<Transmitter>,
     now: Instant,
+    /// What there is to send may wait for more.
+    patient: bool,
 }
 
 impl<'a> Locked<'a> {
+    /// A call of many in a round of the program's: what it has to send may wait for the next.
+    pub fn be_patient(&mut self) {
+        self.patient = true;
+    }
+
+    /// Not any more: this thread is about to sleep.
+    pub fn be_impatient(&mut self) {
+        self.patient = false;
+    }
+
     pub fn runtime(&self) -> &'a Runtime {
         self.runtime
     }
@@ -386,6 +445,7 @@ impl<'a> Locked<'a> {
     pub fn turn(&mut self) -> Turn {
         self.now = sys::monotonic_now();
         self.runtime.role().heartbeat_us.store(self.now.as_us(), Ordering::Relaxed);
+        self.runtime.role().nothing_is_held();
         let guard = &mut *self.guard;
         let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
         driver::turn(guard.stack, self.device, tx, guard.device, self.now)
@@ -431,7 +491,9 @@ impl Locked<'_> {
         for turn in 0.. {
             crate::portguard::sweep(self);
             self.sync_filter();
-            self.stage();
+            if !self.waits_for_more() {
+                self.stage();
+            }
             self.give_back();
             let Some(tx) = self.tx.as_mut().filter(|tx| !tx.is_empty()) else { return };
             tx.flush();
@@ -444,10 +506,19 @@ impl Locked<'_> {
         }
     }
 
+    /// What is there to be sent is left there. Not where something is on its way already.
+    fn waits_for_more(&mut self) -> bool {
+        self.patient
+            && self.tx.as_ref().is_none_or(Transmitter::is_empty)
+            && self.guard.stack.has_output()
+            && crate::round::goes_on(self.runtime, self.now())
+    }
+
     /// What the stack has to send becomes packets.
     fn stage(&mut self) {
         if self.guard.stack.has_output() {
             let now = self.now();
+            self.runtime.role().nothing_is_held();
             let tx = self.tx.get_or_insert_with(|| self.runtime.transmitter(self.device));
             tx.report(self.guard.stack.counters_mut());
             self.guard.stack.transmit(now, tx);

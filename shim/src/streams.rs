@@ -1,4 +1,5 @@
-//! C's streams on our sockets: each is one of fopencookie(3), with a number.
+//! C's streams on our sockets: each is one of fopencookie(3), with a number. A program that is started with a socket of ours as its
+//! standard input or output gets such a stream under that name, before it runs.
 
 use crate::abi::Cursor;
 use crate::calls::{data, descriptors};
@@ -47,6 +48,45 @@ pub fn open(fd: RawFd, mode: *const c_char) -> Outcome<*mut FILE> {
         OPEN.lock().push((fd, stream as usize));
     }
     Ok(stream)
+}
+
+unsafe extern "C" {
+    static mut stdin: *mut FILE;
+    static mut stdout: *mut FILE;
+    static mut stderr: *mut FILE;
+}
+
+/// The standard streams of a program that has inherited sockets. All that is done when the library is loaded, and nothing where
+/// the environment has no family.
+#[cfg(not(test))]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = at_start;
+
+#[cfg(not(test))]
+extern "C" fn at_start() {
+    if crate::environment::family().is_some() {
+        let _ = errno::run(stand_in);
+    }
+}
+
+#[cfg_attr(test, allow(dead_code))]
+fn stand_in() -> Outcome<()> {
+    let places = [(&raw mut stdin, c"r"), (&raw mut stdout, c"w"), (&raw mut stderr, c"w")];
+    for (fd, (place, mode)) in places.into_iter().enumerate() {
+        if fdtable::socket(fd as RawFd).is_none() {
+            continue;
+        }
+        let stream = open(fd as RawFd, mode.as_ptr())?;
+        // SAFETY: libc's variable, before the program runs: no other thread is there to use it. The stream was just made.
+        unsafe {
+            if fd == 2 {
+                libc::setvbuf(stream, core::ptr::null_mut(), libc::_IONBF, 0);
+            }
+            place.write(stream);
+        }
+    }
+    Ok(())
 }
 
 /// The number of a stream that [`open`] made.

@@ -33,18 +33,21 @@ pub enum Subject {
     Give = 5,
     /// Process `holder` has taken the guard of port `id` from another family, whose connection goes along.
     Guest = 6,
-    /// The answer to [`Subject::Attach`]: `id` is the number of rings, `flag` whether there is IPv6.
+    /// The answer to [`Subject::Attach`] and [`Subject::Claim`]: `id` is the number of rings, `flag` whether there is IPv6.
     Attached = 7,
     /// The answer to [`Subject::Give`]: `local` is what the guard is bound to.
     Given = 8,
     /// The answer: no.
     Refused = 9,
+    /// Asks for the same as [`Subject::Attach`], by a process that has got a socket of the family's from one of it, in a message: its
+    /// descriptor goes along. For processes of the same user, and root's.
+    Claim = 10,
 }
 
 impl Subject {
     fn of(number: u32) -> Option<Subject> {
         use Subject::*;
-        [Guard, Exec, ExecFailed, Attach, Give, Guest, Attached, Given, Refused]
+        [Guard, Exec, ExecFailed, Attach, Give, Guest, Attached, Given, Refused, Claim]
             .into_iter()
             .find(|s| *s as u32 == number)
     }

@@ -162,7 +162,19 @@ pub struct RoleWords {
     _pad: AtomicU32,
     /// Eventfds of the pool in use, one bit each.
     pub event_fds: AtomicU64,
-    _spare: [AtomicU32; 12],
+    /// Since when something that could be sent waits for more, microseconds; 0: nothing does. Changed under the lock.
+    pub held_us: AtomicU64,
+    _spare: [AtomicU32; 10],
+}
+
+impl RoleWords {
+    /// What could be sent is being sent; said under the lock.
+    #[inline]
+    pub fn nothing_is_held(&self) {
+        if self.held_us.load(Ordering::Relaxed) != 0 {
+            self.held_us.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// How the companion sleeps.

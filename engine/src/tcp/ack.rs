@@ -1,16 +1,11 @@
-//! What an acceptable ACK does: the send window, the scoreboard (RFC 2018, 6675), loss detection, recovery (RFC 6937), undo.
-//!
-//! Loss is found by distance: a hole is lost when data `reordering` segments above it has been SACKed. The distance grows
-//! when a retransmission turns out to have been unnecessary (DSACK, or the echo of an older timestamp), so that a path
-//! that reorders is not taken for one that loses.
+//! What an acceptable ACK does: the send window, the scoreboard, recovery (RFC 6937), undo. What is lost is decided in `rack`.
 
+use super::rack::Deliveries;
+use super::scoreboard::Place;
 use super::{Env, Phase, Segment, Tcb, Timer};
 use crate::fixed::ranges::Range;
 use crate::values::{Counter, SeqNum};
 use crate::wire::Flags;
-
-/// Linux's tcp_max_reordering.
-const MAX_REORDERING: u32 = 300;
 
 /// What one ACK brought.
 #[derive(Clone, Copy, Default)]
@@ -21,6 +16,8 @@ struct News {
     delivered: u32,
     dsack: bool,
     window_changed: bool,
+    /// Of what was in flight at a time-out, something that was not sent again has arrived.
+    originals: bool,
 }
 
 impl Tcb {
@@ -35,8 +32,10 @@ impl Tcb {
         self.rec.probes = 0;
         self.soft_error = 0;
         let mut news = News::default();
+        let mut delivered = self.deliveries(env, seg);
         if ack.before(self.snd.una) {
-            self.take_sack(env, seg, &mut news);
+            self.take_sack(env, seg, &mut news, &mut delivered);
+            self.note_deliveries(env, &delivered);
             return true;
         }
         news.window_changed = self.update_send_window(seg);
@@ -44,12 +43,13 @@ impl Tcb {
         if seg.payload.is_empty() && news.acked > 0 {
             env.counters.inc(Counter::TCPPureAcks);
         }
-        let was_sacked = self.sacked.total();
-        self.advance_una(env, seg, ack, news.acked);
-        let left = self.sacked.total();
-        news.delivered = news.acked.saturating_sub(was_sacked - left);
-        self.take_sack(env, seg, &mut news);
-        self.detect_loss(env, seg, &news);
+        let flight = self.flight_not_sacked();
+        self.advance_una(env, seg, ack, &mut news, &mut delivered);
+        self.take_sack(env, seg, &mut news, &mut delivered);
+        self.note_deliveries(env, &delivered);
+        news.originals = delivered.originals;
+        self.end_loss_probe(env, &news);
+        self.detect_loss(env, seg, &news, flight);
         self.adjust_cwnd(env, &news);
         self.rearm_after_ack(env, news.acked > 0);
         true
@@ -73,8 +73,15 @@ impl Tcb {
     }
 
     /// Drops what is acknowledged from the buffer and the scoreboard, and times the round trip (Karn, MUST-18).
-    fn advance_una(&mut self, env: &mut Env, seg: &Segment, ack: SeqNum, acked: u32) {
-        if acked == 0 {
+    fn advance_una(
+        &mut self,
+        env: &mut Env,
+        seg: &Segment,
+        ack: SeqNum,
+        news: &mut News,
+        delivered: &mut Deliveries,
+    ) {
+        if news.acked == 0 {
             return;
         }
         self.snd.una = ack;
@@ -84,21 +91,30 @@ impl Tcb {
         self.send.shrink_if_empty(env.pool, false);
         self.snd.base += data as u32;
         self.totals.bytes_acked += data as u64;
-        self.sacked.remove_before(ack);
-        if self.sacked.first().is_some_and(|r| r.start == ack) {
+        news.delivered += self.board.acknowledge(ack, |part, span| delivered.take(part, span));
+        if self.board.spans().first().is_some_and(|s| s.place == Place::Sacked) {
             // The peer holds what follows and yet does not acknowledge it: it has dropped it (RFC 2018 8).
             env.counters.inc(Counter::TCPSACKReneging);
-            self.sacked.clear();
+            self.board.forget_sacked();
         }
         self.sample_rtt(env, seg, ack);
         self.rec.backoff = 0;
         self.rec.dup_acks = 0;
         self.rec.stalled_since = crate::values::Instant::ZERO;
-        if self.rec.tlp_out {
-            self.rec.tlp_out = false;
+    }
+
+    /// RFC 8985 7.4: the probe is acknowledged. Where it was a repetition and nothing says that it arrived twice, it has repaired
+    /// a loss that nobody saw.
+    fn end_loss_probe(&mut self, env: &mut Env, news: &News) {
+        if !self.rec.tlp_out || self.snd.una.before(self.rec.tlp_end) || news.acked == 0 {
+            return;
         }
-        self.rec.rxt_nxt = self.rec.rxt_nxt.latest(ack);
-        self.rec.lost_edge = self.rec.lost_edge.latest(ack);
+        self.rec.tlp_out = false;
+        if self.rec.tlp_again && !news.dsack && self.rec.phase == Phase::Open {
+            env.counters.inc(Counter::TCPLossProbeRecovery);
+            self.cc.on_loss();
+            self.cc.cwnd = self.cc.ssthresh;
+        }
     }
 
     fn sample_rtt(&mut self, env: &Env, seg: &Segment, ack: SeqNum) {
@@ -116,7 +132,7 @@ impl Tcb {
         }
     }
 
-    fn take_sack(&mut self, env: &mut Env, seg: &Segment, news: &mut News) {
+    fn take_sack(&mut self, env: &mut Env, seg: &Segment, news: &mut News, delivered: &mut Deliveries) {
         if !self.sack_ok {
             return;
         }
@@ -132,9 +148,8 @@ impl Tcb {
             if !start.after(self.snd.una) || !start.before(end) || end.after(self.snd.nxt) {
                 continue;
             }
-            if let Ok((new, _)) = self.sacked.insert(Range::new(start, end)) {
-                news.delivered += new;
-            }
+            news.delivered +=
+                self.board.sack(Range::new(start, end), |part, span| delivered.take(part, span));
         }
     }
 
@@ -142,6 +157,7 @@ impl Tcb {
     fn on_dsack(&mut self, env: &mut Env, len: u32) {
         env.counters.inc(Counter::TCPDSACKRecv);
         self.totals.dsacks = self.totals.dsacks.wrapping_add(1);
+        self.widen_reordering_window(env);
         if self.rec.undo_bytes == 0 || self.rec.prior_cwnd == 0 || len > 1 << 20 {
             return;
         }
@@ -151,43 +167,57 @@ impl Tcb {
         }
     }
 
-    /// The reduction was a mistake: back to the window before it, and a greater distance from now on.
+    /// The reduction was a mistake: back to the window before it, and what was taken for lost is on its way.
     fn undo(&mut self, env: &mut Env) {
         let (cwnd, ssthresh) = (self.rec.prior_cwnd, self.rec.prior_ssthresh);
-        if self.rec.phase == Phase::Loss {
-            env.counters.inc(Counter::TCPSpuriousRTOs);
+        env.counters.inc(if self.rec.phase == Phase::Loss {
+            Counter::TCPSpuriousRTOs
         } else {
-            env.counters.inc(Counter::TCPSACKReorder);
-        }
-        self.rec.reordering = (self.rec.reordering * 2).min(MAX_REORDERING);
+            Counter::TCPFullUndo
+        });
+        self.board.find_again();
         self.cc.undo(cwnd, ssthresh);
         self.rec.prior_cwnd = 0;
         self.rec.phase = Phase::Open;
     }
 
-    /// Segments of SACKed data above a hole that make it a loss. Fewer where fewer are in flight (RFC 5827).
-    fn loss_distance(&self) -> u32 {
-        let flight = (self.snd.nxt - self.snd.una).div_ceil(self.snd.mss);
-        let idle = self.unsent() == 0;
-        if idle && flight <= self.rec.reordering {
-            flight.saturating_sub(1).max(1)
-        } else {
-            self.rec.reordering
-        }
-    }
-
-    fn detect_loss(&mut self, env: &mut Env, seg: &Segment, news: &News) {
+    fn detect_loss(&mut self, env: &mut Env, seg: &Segment, news: &News, flight: u32) {
         if self.rec.phase != Phase::Open && self.snd.una.after_eq(self.rec.point) {
             self.leave_recovery();
         }
         if self.snd.una == self.snd.nxt {
+            self.timers.cancel(Timer::Reordering);
             return;
         }
-        if self.rec.phase != Phase::Open && news.acked > 0 && self.eifel_spurious(seg) {
+        if self.rec.phase != Phase::Open
+            && (news.acked > 0 && self.eifel_spurious(seg) || self.original_arrived(news))
+        {
             self.undo(env);
             return;
         }
-        if self.sack_ok { self.detect_by_sack(env) } else { self.detect_by_duplicates(env, seg, news) }
+        if !self.sack_ok {
+            return self.detect_by_duplicates(env, seg, news, flight);
+        }
+        let (_, again) = self.mark_lost(env);
+        let news_is_bad = match self.rec.phase {
+            // Some of it may have been sent after the last recovery began.
+            Phase::Open => self.board.lost() > 0,
+            Phase::Loss => again,
+            Phase::Recovery => false,
+        };
+        if news_is_bad {
+            env.counters.inc(Counter::TCPSackRecovery);
+            self.enter_recovery(flight);
+        }
+    }
+
+    /// After a time-out, an ACK of what was not sent again: nothing had been lost (RFC 5682, as tcp_process_loss).
+    fn original_arrived(&self, news: &News) -> bool {
+        self.rec.phase == Phase::Loss
+            && self.rec.frto
+            && self.rec.prior_cwnd != 0
+            && self.sack_ok
+            && news.originals
     }
 
     /// RFC 3522: the first ACK after a retransmission echoes a time before it: the original had arrived.
@@ -199,38 +229,13 @@ impl Tcb {
             })
     }
 
-    fn detect_by_sack(&mut self, env: &mut Env) {
-        let Some(highest) = self.sacked.last().map(|r| r.end) else { return };
-        let distance = self.loss_distance() * self.snd.mss;
-        if self.rec.phase == Phase::Loss {
-            return;
-        }
-        // Compared as distances from una: the edge must not wrap below it.
-        let reach = highest - self.snd.una;
-        if reach <= distance {
-            return;
-        }
-        let edge = self.snd.una + (reach - distance);
-        if self.rec.phase == Phase::Open {
-            env.counters.inc(Counter::TCPSackRecovery);
-            self.enter_recovery();
-        }
-        self.rec.lost_edge = self.rec.lost_edge.latest(edge);
-        // Data sent after the head was sent again has arrived, the head has not: it was lost again.
-        if self.rec.rxt_nxt.after(self.snd.una) && highest.after(self.rec.head_mark + distance) {
-            env.counters.inc(Counter::TCPLostRetransmit);
-            self.rec.rxt_nxt = self.snd.una;
-        }
-    }
-
     /// RFC 5681 3.2 and NewReno (RFC 6582), for a peer without SACK.
-    fn detect_by_duplicates(&mut self, env: &mut Env, seg: &Segment, news: &News) {
+    fn detect_by_duplicates(&mut self, env: &mut Env, seg: &Segment, news: &News, flight: u32) {
         let flags = seg.hdr.flags;
         if news.acked > 0 {
             if self.rec.phase == Phase::Recovery {
                 // A partial ACK: the next hole.
-                self.rec.lost_edge = (self.snd.una + self.snd.mss).earliest(self.snd.nxt);
-                self.rec.rxt_nxt = self.snd.una;
+                self.lose_head();
             }
             return;
         }
@@ -238,29 +243,40 @@ impl Tcb {
             return;
         }
         self.rec.dup_acks += 1;
-        if self.rec.phase == Phase::Open
-            && self.rec.dup_acks >= self.rec.reordering.min(self.loss_distance().max(1))
-        {
+        // Fewer where fewer are in flight (RFC 5827).
+        let segments = (self.snd.nxt - self.snd.una).div_ceil(self.snd.mss);
+        let enough =
+            if self.unsent() == 0 { self.rec.reordering.min(segments - 1) } else { self.rec.reordering };
+        if self.rec.phase == Phase::Open && self.rec.dup_acks >= enough.max(1) {
             env.counters.inc(Counter::TCPRenoRecovery);
-            self.enter_recovery();
-            self.rec.lost_edge = (self.snd.una + self.snd.mss).earliest(self.snd.nxt);
+            self.lose_head();
+            self.enter_recovery(flight);
         }
     }
 
-    fn enter_recovery(&mut self) {
-        self.rec.recover_flight = self.pipe().max(self.snd.mss);
+    fn lose_head(&mut self) {
+        let una = self.snd.una;
+        self.board.lose_range(Range::new(una, (una + self.snd.mss).earliest(self.snd.nxt)));
+    }
+
+    /// Something is lost. `flight`: the bytes that were not SACKed before this was known.
+    pub(super) fn enter_recovery(&mut self, flight: u32) {
+        self.rec.recover_flight = flight.max(self.snd.mss);
         self.remember_window();
         self.cc.on_loss();
         self.rec.phase = Phase::Recovery;
         self.rec.point = self.snd.nxt;
-        self.rec.rxt_nxt = self.snd.una;
-        self.rec.lost_edge = self.snd.una;
-        self.rec.head_mark = self.snd.nxt;
         self.rec.prr_delivered = 0;
         self.rec.prr_out = 0;
         self.rec.undo_bytes = 0;
         self.rec.retrans_stamp = 0;
+        self.stop_loss_probe();
+    }
+
+    /// Something better than a probe has been done.
+    fn stop_loss_probe(&mut self) {
         self.timers.cancel(Timer::LossProbe);
+        (self.rec.tlp_now, self.rec.tlp_out) = (false, false);
     }
 
     pub(super) fn remember_window(&mut self) {
@@ -273,12 +289,11 @@ impl Tcb {
             self.cc.cwnd = self.cc.ssthresh.max(self.snd.mss);
         }
         self.rec.phase = Phase::Open;
-        self.rec.rxt_nxt = self.snd.una;
-        self.rec.lost_edge = self.snd.una;
         self.rec.dup_acks = 0;
+        self.narrow_reordering_window();
     }
 
-    /// The retransmission timer has run out: all that is not SACKed counts as lost (RFC 6298 5.4-5.6, RFC 5681 3.1).
+    /// The retransmission timer has run out (RFC 6298 5.4-5.6, RFC 5681 3.1).
     pub(super) fn enter_loss(&mut self, env: &mut Env) {
         env.counters.inc(Counter::TCPTimeouts);
         if self.rec.phase != Phase::Loss {
@@ -287,76 +302,54 @@ impl Tcb {
                 self.cc.on_loss();
             }
             self.forget_reordering(env);
-            self.rec.prr_out = 0;
             self.rec.undo_bytes = 0;
             self.rec.retrans_stamp = 0;
         }
-        self.cc.on_timeout();
-        self.take_all_for_lost();
+        // Not when the first repetition was not answered either: then the ACK of an original says nothing (tcp_enter_loss).
+        self.rec.frto = env.sysctls.tcp_frto[0] != 0 && self.rec.phase != Phase::Loss;
+        self.mark_lost_by_timeout(env);
+        self.start_from_loss();
+        self.cc.on_timeout(self.pipe());
     }
 
-    /// All that is in flight and not SACKed is to be sent again, from the start on.
+    /// All that is in flight and not SACKed is to be sent again.
     pub(super) fn take_all_for_lost(&mut self) {
+        self.board.lose(|_, _| true);
+        self.rec.frto = false;
+        self.start_from_loss();
+    }
+
+    fn start_from_loss(&mut self) {
         self.rec.phase = Phase::Loss;
         self.rec.point = self.snd.nxt;
-        self.rec.lost_edge = self.snd.nxt;
-        self.rec.rxt_nxt = self.snd.una;
-        self.rec.head_mark = self.snd.nxt;
+        self.rec.prr_out = 0;
         self.rtt.timing = false;
-        self.timers.cancel(Timer::LossProbe);
+        self.stop_loss_probe();
+        self.timers.cancel(Timer::Reordering);
     }
 
     /// A time-out although enough was SACKed to show the loss at the usual distance: the path does not reorder as much as
     /// was thought, and the greater distance only keeps losses from being seen (tcp_enter_loss).
     fn forget_reordering(&mut self, env: &Env) {
-        let usual = env.sysctls.tcp_reordering[0].clamp(1, i64::from(MAX_REORDERING)) as u32;
-        if self.sacked.total() >= usual * self.snd.mss {
+        let usual = env.sysctls.tcp_reordering[0].clamp(1, 300) as u32;
+        if self.board.sacked() >= usual * self.snd.mss {
             self.rec.reordering = self.rec.reordering.min(usual);
         }
     }
 
     /// Bytes that the network is thought to hold (RFC 6675 4).
     pub(super) fn pipe(&self) -> u32 {
-        let (una, nxt) = (self.snd.una, self.snd.nxt);
-        if self.rec.phase == Phase::Open {
-            return (nxt - una).saturating_sub(self.sacked.total());
-        }
-        let edge = self.rec.lost_edge.latest(una).earliest(nxt);
-        let again = self.rec.rxt_nxt.latest(una).earliest(edge);
-        self.unsacked(edge, nxt) + self.unsacked(una, again)
+        self.board.in_network()
     }
 
-    fn unsacked(&self, from: SeqNum, to: SeqNum) -> u32 {
-        let mut n = to - from;
-        for r in self.sacked.as_slice() {
-            let (a, b) = (r.start.latest(from), r.end.earliest(to));
-            if a.before(b) {
-                n -= b - a;
-            }
-        }
-        n
-    }
-
-    /// The next range to send again: lost, not SACKed, not sent again yet.
+    /// The next range to send again: lost, and not sent again since.
     pub(super) fn next_lost(&self) -> Option<Range> {
-        if self.rec.phase == Phase::Open {
-            return None;
-        }
-        let mut start = self.rec.rxt_nxt.latest(self.snd.una);
-        for r in self.sacked.as_slice() {
-            if start.before(r.start) {
-                let end = r.start.earliest(self.rec.lost_edge);
-                return start.before(end).then(|| Range::new(start, end));
-            }
-            start = start.latest(r.end);
-        }
-        let end = self.rec.lost_edge.earliest(self.snd.nxt);
-        start.before(end).then(|| Range::new(start, end))
+        self.board.first_lost()
     }
 
     fn adjust_cwnd(&mut self, env: &mut Env, news: &News) {
         match self.rec.phase {
-            Phase::Recovery => self.prr(news.delivered),
+            Phase::Recovery => self.reduce(news.delivered),
             Phase::Loss | Phase::Open => {
                 if news.acked > 0 && (self.cwnd_limited || self.rec.phase == Phase::Loss) {
                     self.cc.on_ack(env.now, news.acked, self.rtt.srtt_us);
@@ -366,7 +359,7 @@ impl Tcb {
     }
 
     /// Proportional rate reduction, RFC 6937 with the slow-start bound.
-    fn prr(&mut self, delivered: u32) {
+    pub(super) fn reduce(&mut self, delivered: u32) {
         let (mss, ssthresh, pipe) = (self.snd.mss, self.cc.ssthresh, self.pipe());
         self.rec.prr_delivered = self.rec.prr_delivered.saturating_add(delivered);
         let may = if pipe > ssthresh {

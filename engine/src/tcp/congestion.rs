@@ -133,9 +133,9 @@ impl Congestion {
         self.ssthresh = ((f64::from(self.cwnd) * beta) as u32).max(2 * self.mss);
     }
 
-    /// A retransmission time-out: one segment (RFC 5681 3.1).
-    pub fn on_timeout(&mut self) {
-        self.cwnd = self.mss;
+    /// A retransmission time-out: one segment beside what is still in the network (RFC 5681 3.1).
+    pub fn on_timeout(&mut self, pipe: u32) {
+        self.cwnd = pipe.saturating_add(self.mss);
     }
 
     /// Idle for longer than an RTO: halve for each RTO down to the initial window (RFC 2861).

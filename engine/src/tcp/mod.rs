@@ -12,7 +12,8 @@
 //! | `state` | the states, and which of them may send or receive |
 //! | `handshake` | which options are offered and agreed |
 //! | `input` | segments in: a sequence of checks in the order of RFC 9293 3.10.7 |
-//! | `ack` | what an acceptable ACK does: window, scoreboard, loss detection |
+//! | `ack` | what an acceptable ACK does: window, recovery, undo |
+//! | `scoreboard`, `rack` | what is in flight; what of it is lost |
 //! | `output` | the next segment that may leave |
 //! | `timers` | the timer table and what each timer does |
 //! | `trouble` | ICMP errors: unreachable peers, smaller links |
@@ -27,7 +28,9 @@ pub mod handshake;
 mod input;
 pub mod isn;
 mod output;
+mod rack;
 pub mod rtt;
+mod scoreboard;
 pub mod state;
 mod timers;
 mod trouble;
@@ -44,12 +47,13 @@ pub use timers::Timer;
 pub use user::TcpInfo;
 
 use crate::fixed::{Pool, RangeSet, StreamBuf};
-use crate::values::limits::{REORDER_RANGES, SACK_RANGES, UNREPORTED_RANGES};
+use crate::values::limits::{REORDER_RANGES, UNREPORTED_RANGES};
 use crate::values::{Counter, Counters, Instant, SeqNum, Sysctls};
 use crate::wire::{Flags, Header, Timestamps};
 use bytemuck::Zeroable;
 use congestion::Congestion;
 use rtt::Rtt;
+use scoreboard::{Micros, Scoreboard};
 use timers::TimerTable;
 
 /// What every call needs from outside.
@@ -242,20 +246,17 @@ struct Acks {
     challenges: u32,
 }
 
-/// Loss recovery. `lost_edge` and `rxt_nxt` are meaningful while `phase` is not Open.
+/// Loss recovery.
 #[derive(Clone, Copy, Zeroable)]
 #[repr(C)]
 struct Recovery {
     phase: Phase,
-    _pad: [u8; 3],
+    /// The ACK of something that was not sent again shows that the time-out was needless.
+    frto: bool,
+    _pad: [u8; 2],
     /// Recovery ends when this is acknowledged.
     point: SeqNum,
-    /// Unsacked bytes before this are lost.
-    lost_edge: SeqNum,
-    /// Unsacked bytes before this were sent again.
-    rxt_nxt: SeqNum,
-    /// SND.NXT when the head was last sent again: SACKs beyond it show that this was lost as well.
-    head_mark: SeqNum,
+    rack: rack::Rack,
     /// Segments by which the network is known to reorder.
     reordering: u32,
     dup_acks: u32,
@@ -275,8 +276,13 @@ struct Recovery {
     probes: u8,
     /// A tail loss probe is out.
     tlp_out: bool,
-    /// Send a probe: the last segment again.
+    /// Send a probe.
     tlp_now: bool,
+    /// It was the last segment once more, not a new one.
+    tlp_again: bool,
+    _pad2: [u8; 3],
+    /// What acknowledges the probe.
+    tlp_end: SeqNum,
     /// When data was first sent again without an answer, for R1, R2 and TCP_USER_TIMEOUT.
     stalled_since: Instant,
 }
@@ -377,8 +383,8 @@ pub struct Tcb {
     timers: TimerTable,
     pub options: TcpOptions,
     pub totals: Totals,
-    /// What the peer has SACKed above SND.UNA.
-    sacked: RangeSet<SACK_RANGES>,
+    /// What is in flight, and what has become of it.
+    board: Scoreboard,
     /// What was received above RCV.NXT.
     reorder: RangeSet<REORDER_RANGES>,
     /// Of that, what no SACK block has named yet. A turn takes many segments and sends few ACKs: none of the news may be lost,
@@ -496,6 +502,9 @@ impl Tcb {
     }
 
     fn established(&mut self, env: &mut Env) {
+        self.board.restart(self.snd.una);
+        self.board.sent(self.snd.nxt, Micros::of(env.now), 0);
+        self.rec.rack.restart(self.snd.una);
         self.cc = Congestion::new(self.snd.mss, self.options.reno);
         self.rcv.wnd = self.rcv.wnd.max(self.initial_window());
         self.rcv.space_time = env.now;
@@ -574,7 +583,9 @@ impl Tcb {
             self.snd.nxt.before_eq(self.snd.base + self.send.len() as u32 + fin),
             "nxt beyond what was written"
         );
-        assert!(self.sacked.first().is_none_or(|r| r.start.after(self.snd.una)), "SACKed at una");
+        if self.state.is_synchronized() {
+            self.board.check(self.snd.una, self.snd.nxt);
+        }
         assert!(
             self.reorder.first().is_none_or(|r| r.start.after(self.rcv.nxt)),
             "in order in the reorder set"

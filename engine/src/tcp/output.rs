@@ -1,5 +1,6 @@
 //! The next segment that may leave: one function, [`Tcb::output`], asked until it says `None`.
 
+use super::scoreboard::Micros;
 use super::timers::CORK_MS;
 use super::{Env, Phase, State, Tcb, Timer, handshake};
 use crate::fixed::ranges::Range;
@@ -144,10 +145,9 @@ impl Tcb {
         }
         let lost = self.next_lost()?;
         let pipe = self.pipe();
-        let head = self.rec.rxt_nxt == self.snd.una;
         let room = if self.cc.cwnd > pipe {
             self.cc.cwnd - pipe
-        } else if head && self.rec.prr_out == 0 {
+        } else if self.rec.prr_out == 0 {
             self.snd.mss
         } else {
             return None;
@@ -155,15 +155,11 @@ impl Tcb {
         // Whole segments, as far as the window before the loss went (SHLD-16 lets it beyond the present one).
         let most = room.min(limits.max_bytes).max(self.snd.mss) / self.snd.mss * self.snd.mss;
         let len = lost.len().min(most);
-        if head {
-            self.rec.head_mark = self.snd.nxt;
-        }
         let counter = match self.rec.phase {
             Phase::Loss => Counter::TCPSlowStartRetrans,
             _ => Counter::TCPFastRetrans,
         };
         env.counters.add(counter, u64::from(len.div_ceil(self.snd.mss)));
-        self.rec.rxt_nxt = lost.start + len;
         self.rec.prr_out = self.rec.prr_out.saturating_add(len);
         self.rec.undo_bytes = self.rec.undo_bytes.saturating_add(len);
         Some(self.send_again(env, lost.start, len))
@@ -175,12 +171,15 @@ impl Tcb {
             return None;
         }
         let unsent = self.unsent();
-        if unsent > 0 && self.window_room() >= self.snd.mss.min(unsent) {
-            return Some(self.send_data(env, unsent.min(self.snd.mss), 0));
-        }
-        let flight = self.snd.nxt - self.snd.una;
-        let len = flight.min(self.snd.mss);
-        Some(self.send_again(env, self.snd.nxt - len, len))
+        self.rec.tlp_again = unsent == 0 || self.window_room() < self.snd.mss.min(unsent);
+        let probe = if self.rec.tlp_again {
+            let len = (self.snd.nxt - self.snd.una).min(self.snd.mss);
+            self.send_again(env, self.snd.nxt - len, len)
+        } else {
+            self.send_data(env, unsent.min(self.snd.mss), 0)
+        };
+        self.rec.tlp_end = self.snd.nxt;
+        Some(probe)
     }
 
     /// Sequence numbers `start..start + len` once more; a FIN among them is a flag, not a byte.
@@ -197,6 +196,7 @@ impl Tcb {
         if self.rec.retrans_stamp == 0 {
             self.rec.retrans_stamp = self.ts_now(env).max(1);
         }
+        self.board.sent_again(Range::new(start, start + len), Micros::of(env.now));
         // Karn: an ACK of this range no longer tells a round trip.
         self.rtt.timing = false;
         self.count_retransmission(env, len.div_ceil(self.snd.mss), data);
@@ -286,6 +286,7 @@ impl Tcb {
         }
         self.note_data_sent(env, seq + len);
         self.snd.nxt = seq + len + u32::from(flags.has(Flags::FIN));
+        self.note_flight(env);
         env.counters.add(Counter::TCPOrigDataSent, u64::from(len.div_ceil(self.snd.mss)));
         self.totals.bytes_sent += u64::from(len);
         self.totals.data_segs_out = self.totals.data_segs_out.wrapping_add(len.div_ceil(self.snd.mss));
@@ -299,6 +300,7 @@ impl Tcb {
         let seq = self.snd.nxt;
         self.note_data_sent(env, seq + 1);
         self.snd.nxt = seq + 1;
+        self.note_flight(env);
         Some(self.segment(env, seq, Flags::FIN | Flags::ACK, 0, 0, 0))
     }
 
@@ -318,6 +320,11 @@ impl Tcb {
             self.arm_retransmit(env);
         }
         self.timers.cancel(Timer::Persist);
+    }
+
+    /// What has just left is in flight. Times need not be finer than what a reordering network is given.
+    fn note_flight(&mut self, env: &Env) {
+        self.board.sent(self.snd.nxt, Micros::of(env.now), self.rtt.min_us / 16);
         self.arm_loss_probe(env);
     }
 

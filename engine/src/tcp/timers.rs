@@ -17,6 +17,8 @@ const SYN_LINEAR: u8 = 4;
 pub enum Timer {
     Retransmit,
     LossProbe,
+    /// What may be reordered is lost if it is not acknowledged by then.
+    Reordering,
     /// Zero-window probes, and what TCP_CORK holds back.
     Persist,
     DelayedAck,
@@ -25,8 +27,15 @@ pub enum Timer {
     Final,
 }
 
-const TIMERS: [Timer; 6] =
-    [Timer::Retransmit, Timer::LossProbe, Timer::Persist, Timer::DelayedAck, Timer::Keepalive, Timer::Final];
+const TIMERS: [Timer; 7] = [
+    Timer::Retransmit,
+    Timer::LossProbe,
+    Timer::Reordering,
+    Timer::Persist,
+    Timer::DelayedAck,
+    Timer::Keepalive,
+    Timer::Final,
+];
 
 /// Deadlines; an unset one is zero.
 #[derive(Clone, Copy, Zeroable)]
@@ -74,6 +83,7 @@ impl Tcb {
             match timer {
                 Timer::Retransmit => reply = self.on_retransmit(env).or(reply),
                 Timer::LossProbe => self.on_loss_probe(env),
+                Timer::Reordering => self.on_reordering_timer(env),
                 Timer::Persist => reply = self.on_persist(env).or(reply),
                 Timer::DelayedAck => self.on_delayed_ack(env),
                 Timer::Keepalive => reply = self.on_keepalive(env).or(reply),

@@ -241,13 +241,8 @@ impl Tcb {
             snd_mss: self.snd.mss,
             rcv_mss: self.rcv.mss,
             unacked_segments: (self.snd.nxt - self.snd.una).div_ceil(mss),
-            sacked_segments: self.sacked.total().div_ceil(mss),
-            lost_segments: if self.rec.phase == super::Phase::Open {
-                0
-            } else {
-                (self.snd.nxt - self.snd.una).saturating_sub(self.pipe()).saturating_sub(self.sacked.total())
-                    / mss
-            },
+            sacked_segments: self.board.sacked().div_ceil(mss),
+            lost_segments: self.board.lost().div_ceil(mss),
             last_data_sent_ms: since(self.snd.last_sent),
             last_data_recv_ms: since(self.acks.last_received),
             pmtu: self.path_mss + 40,

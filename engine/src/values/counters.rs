@@ -53,8 +53,10 @@ counters! {
     TCPSlowStartRetrans = "TcpExtTCPSlowStartRetrans", "Segments sent again in slow start after a time-out.";
     TCPTimeouts = "TcpExtTCPTimeouts", "Retransmission time-outs.";
     TCPLossProbes = "TcpExtTCPLossProbes", "Tail loss probes sent.";
+    TCPFullUndo = "TcpExtTCPFullUndo", "Recoveries that were needless.";
     TCPLostRetransmit = "TcpExtTCPLostRetransmit", "Retransmissions found lost.";
     TCPSpuriousRTOs = "TcpExtTCPSpuriousRTOs", "Time-outs found spurious.";
+    TCPLossProbeRecovery = "TcpExtTCPLossProbeRecovery", "Losses that a tail loss probe has repaired.";
     TCPDSACKOldSent = "TcpExtTCPDSACKOldSent", "DSACKs sent for data received before.";
     TCPDSACKOfoSent = "TcpExtTCPDSACKOfoSent", "DSACKs sent for out-of-order duplicates.";
     TCPDSACKRecv = "TcpExtTCPDSACKRecv", "DSACKs received.";

@@ -55,8 +55,8 @@ pub const MAX_INTERFACES: usize = 64;
 /// Local addresses known at once.
 pub const MAX_LOCAL_ADDRS: usize = 512;
 
-/// SACK blocks remembered of what the peer holds, per connection.
-pub const SACK_RANGES: usize = 32;
+/// Parts of a connection's flight that are told apart: by when they were sent, and by what has become of them.
+pub const FLIGHT_SPANS: usize = 64;
 
 /// Ranges of out-of-order bytes held, per connection.
 pub const REORDER_RANGES: usize = 64;

@@ -88,6 +88,8 @@ sysctls! {
     tcp_slow_start_after_idle: 1 = [1], "net.ipv4.tcp_slow_start_after_idle", 0 ..= 1, "RFC 2861.";
     tcp_autocorking: 1 = [1], "net.ipv4.tcp_autocorking", 0 ..= 1, "Hold small segments while others are in the queue.";
     tcp_reordering: 1 = [3], "net.ipv4.tcp_reordering", 1 ..= 2147483647, "Initial reordering degree, segments.";
+    tcp_recovery: 1 = [1], "net.ipv4.tcp_recovery", 0 ..= 255, "RACK: 2 keeps its window of reordering, 4 finds no loss by distance.";
+    tcp_frto: 1 = [2], "net.ipv4.tcp_frto", 0 ..= 255, "An ACK of what was not sent again undoes a time-out.";
     tcp_early_retrans: 1 = [3], "net.ipv4.tcp_early_retrans", 0 ..= 4, "Tail loss probes.";
     tcp_base_mss: 1 = [1024], "net.ipv4.tcp_base_mss", 48 ..= 65535, "First MSS tried by path MTU probing.";
     tcp_min_snd_mss: 1 = [48], "net.ipv4.tcp_min_snd_mss", 48 ..= 65535, "Smallest MSS accepted from a peer.";

@@ -4,6 +4,7 @@ use crate::abi::{self, Cursor};
 use crate::block;
 use crate::calls::socket::{waiting_to_receive, waiting_to_send};
 use crate::errno::{Errno, Outcome};
+use crate::round;
 use crate::runtime::{Locked, Runtime};
 use engine::stack::{Ready, RecvFlags, SendFlags, SockId};
 use engine::sys;
@@ -24,6 +25,8 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let mut fault = None;
     let more = flags & libc::MSG_MORE != 0;
     let mut locked = rt.lock()?;
+    locked.be_patient();
+    round::answers();
     let waiting = waiting_to_send(&mut locked, id)?.or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
     let result = block::until(locked, &waiting, |l, interrupted| {
         match send_some(l, id, &mut data, more, &mut fault) {
@@ -101,6 +104,7 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let wait_all = flags & libc::MSG_WAITALL != 0 && data.total > 0;
     let mut fault = None;
     let mut locked = rt.lock()?;
+    locked.be_patient();
     let waiting = waiting_to_receive(&mut locked, id, Ready::IN | Ready::RDHUP, false)?
         .or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
     let result = block::until(locked, &waiting, |l, interrupted| {

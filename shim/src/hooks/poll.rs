@@ -5,6 +5,7 @@ use crate::epoll;
 use crate::errno::{self, Errno, Outcome};
 use crate::fdtable::{self, Kind};
 use crate::poll as polling;
+use crate::round;
 use core::ffi::{c_int, c_void};
 use core::time::Duration;
 use libc::{epoll_event, nfds_t, pollfd, sigset_t, timespec, timeval};
@@ -19,7 +20,10 @@ macro_rules! poll_door {
                         let fds = array(fds, count)?;
                         polling::poll(rt, fds, epoll::milliseconds(timeout), None)
                     }),
-                    None => unsafe { real!($name)(fds, count, timeout $(, $extra)?) },
+                    None => {
+                        round::pauses();
+                        unsafe { real!($name)(fds, count, timeout $(, $extra)?) }
+                    }
                 }
             }
         }
@@ -62,7 +66,10 @@ macro_rules! ppoll_door {
                         let (timeout, mask) = (timespec_of(timeout)?, mask_of(mask)?);
                         polling::poll(rt, array(fds, count)?, timeout, mask)
                     }),
-                    None => unsafe { real!($name)(fds, count, timeout, mask $(, $extra)?) },
+                    None => {
+                        round::pauses();
+                        unsafe { real!($name)(fds, count, timeout, mask $(, $extra)?) }
+                    }
                 }
             }
         }
@@ -99,6 +106,7 @@ macro_rules! select_door {
         hook! {
             unsafe fn $name(nfds: c_int, r: *mut c_void, w: *mut c_void, e: *mut c_void, timeout: *mut timeval) -> c_int => $hook {
                 let Some(rt) = select_concerns_us(nfds, [r, w, e]) else {
+                    round::pauses();
                     return unsafe { real!($name)(nfds, r, w, e, timeout) };
                 };
                 errno::int(|| {
@@ -131,6 +139,7 @@ select_door!(__select, tcpreload_reserved_select);
 hook! {
     unsafe fn pselect(nfds: c_int, r: *mut c_void, w: *mut c_void, e: *mut c_void, timeout: *const timespec, mask: *const sigset_t) -> c_int => tcpreload_pselect {
         let Some(rt) = select_concerns_us(nfds, [r, w, e]) else {
+            round::pauses();
             return unsafe { real!(pselect)(nfds, r, w, e, timeout, mask) };
         };
         errno::int(|| {
@@ -189,7 +198,10 @@ hook! {
     unsafe fn epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: c_int) -> c_int => tcpreload_epoll_wait {
         match set_at(epfd) {
             Some((rt, set)) => errno::int(|| epoll::wait(rt, epfd, set, events, max, epoll::milliseconds(timeout), None)),
-            None => unsafe { real!(epoll_wait)(epfd, events, max, timeout) },
+            None => {
+                round::pauses();
+                unsafe { real!(epoll_wait)(epfd, events, max, timeout) }
+            }
         }
     }
 }
@@ -198,7 +210,10 @@ hook! {
     unsafe fn epoll_pwait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: c_int, mask: *const sigset_t) -> c_int => tcpreload_epoll_pwait {
         match set_at(epfd) {
             Some((rt, set)) => errno::int(|| epoll::wait(rt, epfd, set, events, max, epoll::milliseconds(timeout), mask_of(mask)?)),
-            None => unsafe { real!(epoll_pwait)(epfd, events, max, timeout, mask) },
+            None => {
+                round::pauses();
+                unsafe { real!(epoll_pwait)(epfd, events, max, timeout, mask) }
+            }
         }
     }
 }
@@ -207,7 +222,10 @@ hook! {
     unsafe fn epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int => tcpreload_epoll_pwait2 {
         match set_at(epfd) {
             Some((rt, set)) => errno::int(|| epoll::wait(rt, epfd, set, events, max, timespec_of(timeout)?, mask_of(mask)?)),
-            None => unsafe { real!(epoll_pwait2)(epfd, events, max, timeout, mask) },
+            None => {
+                round::pauses();
+                unsafe { real!(epoll_pwait2)(epfd, events, max, timeout, mask) }
+            }
         }
     }
 }

@@ -173,7 +173,7 @@ macro_rules! spawn_door {
     ($name:ident, $hook:ident) => {
         hook! {
             unsafe fn $name(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings, envp: Strings) -> c_int => $hook {
-                let spawning = process::before_spawn();
+                let spawning = process::before_spawn(actions as usize);
                 let kept = unsafe { environment::kept(envp, spawning.as_ref().map(|s| s.family.as_str())) };
                 let mut child: pid_t = 0;
                 let result = unsafe {
@@ -194,6 +194,24 @@ macro_rules! spawn_door {
 
 spawn_door!(posix_spawn, tcpreload_posix_spawn);
 spawn_door!(posix_spawnp, tcpreload_posix_spawnp);
+
+// The list of actions is libc's secret: what it will duplicate is noted as it is put down.
+hook! {
+    unsafe fn posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, new: c_int) -> c_int => tcpreload_spawn_dup2 {
+        let result = unsafe { real!(posix_spawn_file_actions_adddup2)(actions, fd, new) };
+        if result == 0 {
+            process::spawn_will_duplicate(actions as usize, fd);
+        }
+        result
+    }
+}
+
+hook! {
+    unsafe fn posix_spawn_file_actions_destroy(actions: *mut c_void) -> c_int => tcpreload_spawn_destroy {
+        process::spawn_forgets(actions as usize);
+        unsafe { real!(posix_spawn_file_actions_destroy)(actions) }
+    }
+}
 
 hook! {
     unsafe fn forkpty(master: *mut c_int, name: *mut c_char, term: *const c_void, size: *const c_void) -> pid_t => tcpreload_forkpty {

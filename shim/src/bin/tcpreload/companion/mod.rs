@@ -166,6 +166,7 @@ impl Companion {
             if self.is_over() {
                 return;
             }
+            self.send_what_waits();
             match self.mode() {
                 Mode::Watch => self.watch(),
                 Mode::Sleep { how, at_most_us } => self.sleep(how, at_most_us),
@@ -226,7 +227,7 @@ impl Companion {
         }
         let quiet_us = now.us_since(self.beat_at);
         if self.somebody_waits() {
-            if quiet_us < SETTLED_US {
+            if quiet_us < SETTLED_US || self.held_us() != 0 {
                 return Mode::Sleep { how: sleep::LIGHT, at_most_us: Some(TICK_US) };
             }
             if self.several && self.is_driver_stopped(is_new) {
@@ -241,6 +242,19 @@ impl Companion {
         } else {
             Mode::Watch
         }
+    }
+
+    /// Something that could be sent has waited for more so long that the thread it comes from must have other things to do.
+    fn send_what_waits(&mut self) {
+        let held = self.held_us();
+        if held != 0 && sys::monotonic_now().us_since(Instant::from_us(held)) >= TICK_US / 2 {
+            // What is sent leaves with the lock.
+            self.seat.visit(|_, _| ());
+        }
+    }
+
+    fn held_us(&self) -> u64 {
+        self.seat.words().role.held_us.load(Ordering::SeqCst)
     }
 
     /// A thread of the family watches the packet sockets, or looks at them every so often.
@@ -286,7 +300,7 @@ impl Companion {
         self.seat.words().companion.sleep.store(how, Ordering::SeqCst);
         // First said, then looked; whoever gives the driving up does it the other way round.
         fence(Ordering::SeqCst);
-        if how != sleep::DEEP || self.somebody_waits() {
+        if how != sleep::DEEP || (self.somebody_waits() && self.held_us() == 0) {
             self.wait(at_most_us, false);
         }
         self.seat.words().companion.sleep.store(sleep::LIGHT, Ordering::SeqCst);

@@ -89,9 +89,16 @@ impl Companion {
                         self.asked.push((fd, message));
                         return false;
                     }
-                    if !is_ours {
+                    let claims =
+                        message.subject == Subject::Claim && self.may_ask(fd) && self.knows_one_of(&fds);
+                    if claims {
+                        self.let_in(fd);
+                    }
+                    if claims || !is_ours {
                         fds.into_iter().for_each(close);
-                        let _ = Message::new(Subject::Refused).send(fd, &[]);
+                        if !claims {
+                            let _ = Message::new(Subject::Refused).send(fd, &[]);
+                        }
                         close(fd);
                         return false;
                     }
@@ -127,21 +134,31 @@ impl Companion {
                 }
                 other
             }),
-            Subject::Attach => {
-                let (rings, flag) = (self.seat.rings().len() as u64, self.seat.has_ipv6());
-                let answer = Message { id: rings, flag, ..Message::new(Subject::Attached) };
-                let all: Vec<RawFd> = self.seat.descriptors().collect();
-                // Who asked and went away needs no answer.
-                let _ = answer.send(connection, &all);
-            }
+            Subject::Attach => self.let_in(connection),
             Subject::Guest => {
                 if let (Some(fd), Some(port)) = (fds.pop(), PortId::from_raw(message.id)) {
                     self.guests.push((port, fd));
                 }
             }
-            Subject::Give | Subject::Attached | Subject::Given | Subject::Refused => {}
+            Subject::Give | Subject::Claim | Subject::Attached | Subject::Given | Subject::Refused => {}
         }
         fds.into_iter().for_each(close);
+    }
+
+    /// Gives all that a process of the family has to have.
+    fn let_in(&self, connection: RawFd) {
+        let (rings, flag) = (self.seat.rings().len() as u64, self.seat.has_ipv6());
+        let answer = Message { id: rings, flag, ..Message::new(Subject::Attached) };
+        let all: Vec<RawFd> = self.seat.descriptors().collect();
+        // Who asked and went away needs no answer.
+        let _ = answer.send(connection, &all);
+    }
+
+    /// Whether one of them is a socket of the family's.
+    fn knows_one_of(&mut self, fds: &[RawFd]) -> bool {
+        let cookies: Vec<u64> = fds.iter().filter_map(|&fd| sys::socket_cookie(fd).ok()).collect();
+        let known = self.seat.visit(|stack, _| cookies.iter().any(|&c| stack.socket_by_cookie(c).is_some()));
+        known.unwrap_or(false)
     }
 
     fn keep_guard(&mut self, port: u64, fd: RawFd) {

@@ -114,6 +114,7 @@ impl Seat {
             let Some(guard) = self.arena.lock() else { return };
             guard.stack.set_holder(COMPANION);
             let now = sys::monotonic_now();
+            self.arena.words().role.nothing_is_held();
             if turn {
                 while driver::turn(guard.stack, &mut self.device, &mut self.tx, guard.device, now).frames
                     == TURN_BUDGET

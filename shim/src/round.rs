@@ -1,0 +1,88 @@
+//! Rounds: the program was told of several events, and works through them one after the other.
+//!
+//! A segment that leaves alone costs a system call, and often the processor: the peer on this machine is woken and runs. So
+//! what is sent in a round waits for the answers to the events behind it, for a moment and for a few of them. It waits in the
+//! stack, ready to be sent by whoever takes the lock next for anything else. Should nobody, because the program computes in the
+//! middle of a round, the companion sends it: it looks every few milliseconds while there is traffic.
+
+use crate::companion;
+use crate::runtime::Runtime;
+use core::cell::Cell;
+use core::sync::atomic::{Ordering, fence};
+use engine::values::Instant;
+
+/// How many answers leave together.
+const COMPANY: u32 = 32;
+/// How long the first of them waits for the others.
+const PATIENCE_US: u64 = 100;
+
+/// What a thread is in the middle of.
+struct Round {
+    /// Events that were not answered yet.
+    left: Cell<u32>,
+    /// Answers that wait, and since when.
+    held: Cell<u32>,
+    since: Cell<Instant>,
+}
+
+thread_local! {
+    static ROUND: Round =
+        const { Round { left: Cell::new(0), held: Cell::new(0), since: Cell::new(Instant::ZERO) } };
+}
+
+/// The program is told of `events`.
+pub fn begins(events: usize) {
+    // Late in a thread's life there are no rounds any more.
+    let _ = ROUND.try_with(|round| {
+        round.left.set(events as u32);
+        round.held.set(0);
+    });
+}
+
+/// The program has answered one.
+pub fn answers() {
+    let _ = ROUND.try_with(|round| {
+        round.left.set(round.left.get().saturating_sub(1));
+        round.held.set(round.held.get() + 1);
+    });
+}
+
+/// Whether what is there to be sent may wait for more; asked under the lock.
+pub fn goes_on(rt: &Runtime, now: Instant) -> bool {
+    let waits = |round: &Round| {
+        if round.held.get() <= 1 {
+            round.since.set(now);
+        }
+        let waits = round.left.get() > 0
+            && round.held.get() < COMPANY
+            && now.us_since(round.since.get()) < PATIENCE_US
+            && is_looked_after(rt, now);
+        if !waits {
+            round.held.set(0);
+        }
+        waits
+    };
+    ROUND.try_with(waits).unwrap_or(false)
+}
+
+/// The companion will see in time that something waits.
+fn is_looked_after(rt: &Runtime, now: Instant) -> bool {
+    let held = &rt.role().held_us;
+    if held.load(Ordering::Relaxed) == 0 {
+        held.store(now.as_us(), Ordering::Relaxed);
+        // First said, then looked; the companion, before it sleeps for longer, does the same.
+        fence(Ordering::SeqCst);
+    }
+    companion::ticks(rt)
+}
+
+/// The program waits for something that is not ours.
+pub fn pauses() {
+    let held = ROUND.try_with(|round| round.held.replace(0)).unwrap_or(0);
+    if held > 0
+        && let Some(rt) = crate::runtime::attached()
+    {
+        // What is there to be sent leaves with the lock.
+        drop(rt.lock());
+    }
+}
