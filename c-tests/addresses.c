@@ -188,8 +188,22 @@ static void clients(void) {
     close(x), close(l), close(m);
 }
 
+/* A port that a client had is anybody's when its connection was reset. */
+static void given_back(void) {
+    int l = listener(5), c = connected_to(l), port = port_of(c);
+    MUST(setsockopt(c, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger)));
+    int s = MUST(accept(l, NULL, NULL));
+    close(c), close(s), close(l);
+    l = SAYFD("a client's port, by bind", at("127.0.0.1", port, 0));
+    SAY("listen", listen(l, 5));
+    c = connected_to(l);
+    SAYFD("accept", s = accept(l, NULL, NULL));
+    close(c), close(s), close(l);
+}
+
 int main(void) {
     names();
+    given_back();
     conflicts();
     restarts();
     clients();

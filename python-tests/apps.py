@@ -20,7 +20,7 @@ events {{ worker_connections 4096; }}
 http {{
     access_log off; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;
     fastcgi_temp_path {dir}/fastcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
-    server {{ listen 8080 backlog=1024; location / {{ return 200 "Hello, world!\\n"; }} }}
+    server {{ listen {listen} backlog=1024; location / {{ return 200 "Hello, world!\\n"; }} }}
 }}
 """
 
@@ -67,11 +67,11 @@ print("200 answers")
 """
 
 
-def nginx(more):
+def nginx(more, listen="8080"):
     def command(directory):
         # Started as root, nginx would give its workers to somebody who cannot read the test's directory.
         user = "user root;" if os.stat(directory).st_mode & 0o002 == 0 else ""
-        Path(directory, "nginx.conf").write_text(NGINX.format(dir=directory, more=more + user))
+        Path(directory, "nginx.conf").write_text(NGINX.format(dir=directory, more=more + user, listen=listen))
         return ["nginx", "-c", f"{directory}/nginx.conf", "-e", f"{directory}/error.log"]
     return command
 
@@ -85,6 +85,17 @@ SERVERS = {
     "nginx": (8080, nginx("")),
     "nginx alone": (8080, nginx("master_process off;")),
     "redis": (6379, lambda d: ["redis-server", "--save", "", "--protected-mode", "no", "--dir", d]),
+}
+
+
+# The same for clients of IPv6, and of both where `::` takes IPv4 as well.
+SERVERS6 = {
+    "server.py": (8080, lambda d: ["env", "FAMILY=6", *stage().command(["py:server.py"])], ("6", "4")),
+    "http.server": (8080, lambda d: [stage().python, "-m", "http.server", "--bind", "::", "--directory", d, "8080"], ("6", "4")),
+    "nginx ipv6only=off": (8080, nginx("", "[::]:8080 ipv6only=off"), ("6", "4")),
+    "nginx ipv6only=on": (8080, nginx("", "[::]:8080 ipv6only=on"), ("6",)),
+    "nginx of both": (8080, nginx("", "8080; listen [::]:8080 ipv6only=on"), ("6", "4")),
+    "redis": (6379, lambda d: ["redis-server", "--save", "", "--protected-mode", "no", "--dir", d, "--bind", "0.0.0.0", "::"], ("6", "4")),
 }
 
 
@@ -113,16 +124,16 @@ class Size:
 
 def clients(server, size):
     """Name: the command for a host, and whether its output is good."""
-    if server == "redis":
+    if server.startswith("redis"):
         return {"redis-benchmark": (
             lambda h: ["redis-benchmark", "-h", h, "-q", "-n", size.requests, "-t", "ping,set,get"],
             lambda t: t.count("requests per second") >= 4 and "rror" not in t,
         )}
     # It listens with a backlog of five: what comes in larger crowds has to wait for retransmissions, on the kernel as well.
     small = server == "http.server"
-    url = "http://{}:8080/".format
+    url = lambda host: f"http://[{host}]:8080/" if ":" in host else f"http://{host}:8080/"
     some = {
-        "curl": (lambda h: ["curl", "-sSf", "--max-time", "20", url(h)], lambda t: len(t) > 0),
+        "curl": (lambda h: ["curl", "-gsSf", "--max-time", "20", url(h)], lambda t: len(t) > 0),
         "wget": (lambda h: ["wget", "-q", "-T", "20", "-O-", url(h)], lambda t: len(t) > 0),
         "ab": (lambda h: ["ab", "-q", "-n", size.requests, "-c", "4" if small else "20", url(h)], ab_is_good),
         "urllib": (lambda h: [stage().python, "-c", URLLIB, url(h)], lambda t: "200 answers" in t),
@@ -138,8 +149,8 @@ def clients(server, size):
     return some
 
 
-def visit(server, client, link, stacks, privilege, size):
-    port, command = SERVERS[server]
+def visit(server, client, link, stacks, privilege, size, family=None):
+    port, command = SERVERS6[server][:2] if family else SERVERS[server]
     client_command, is_good = clients(server, size)[client]
     with net.LINKS[link]() as line, tempfile.TemporaryDirectory(prefix="d", dir=stage().scratch) as directory:
         Path(directory).chmod(0o755 if privilege == "root" else 0o1777)
@@ -150,7 +161,7 @@ def visit(server, client, link, stacks, privilege, size):
             raise Skipped(f"{client_command('x')[0]} is not installed")
         serving = Side(line.server, stage().command(words), stacks[0], privilege, log=stage().file("log"))
         serving.wait_for_port(port)
-        asking = Side(line.client, stage().command(client_command(line.server_address)), stacks[1], privilege)
+        asking = Side(line.client, stage().command(client_command(line.address(family or "4"))), stacks[1], privilege)
         text = asking.finish(150)
         said = lambda: "\nserver: " + serving.logged()[-1500:]
         if "HANGS" in text or asking.process.returncode != 0 or not is_good(text):
@@ -186,3 +197,12 @@ def tests(full=False):
                 label = f"{mode} {link}" + ("" if privilege == "root" else f" {privilege}")
                 yield Test(f"{server} - {client}", label,
                            lambda a=(server, client, link, stacks, privilege, size): visit(*a))
+    for server, (mode, stacks), link in itertools.product(SERVERS6, {"kernel-kernel": (False, False), **STACKS}.items(), ("lo", "veth")):
+        for family in SERVERS6[server][2]:
+            for client in clients(server, size):
+                # The short run: two clients of each server, on one link.
+                short = stacks[0] and stacks[1] == (family == "6") and client in ("curl", "ab -k", "redis-benchmark") and link == "veth"
+                if full or short:
+                    label = f"{mode} {link}{net.FAMILIES[family]} to ::"
+                    yield Test(f"{server} - {client}", label,
+                               lambda a=(server, client, link, stacks, "root", size, family): visit(*a), not short)

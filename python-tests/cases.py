@@ -4,6 +4,7 @@ from oracle import Case
 
 BOTH = ("root", "net_raw")
 ASYNCIO = "asyncio makes its listeners for IPv6 alone"
+OWN = "it takes its families from its own tables"
 
 
 def c(name, *args, **options):
@@ -35,6 +36,7 @@ CASES = [
     c("files", "stdio"),
     c("files", "exec", timeout=6),
     c("addresses"),
+    c("six", links=("scopes",), not_in={"4": OWN, "mapped": OWN}),
     c("deaths"),
     c("deaths", "killed", timeout=8),
     c("crowd"),

@@ -168,6 +168,19 @@ class Line(Loop):
         return [self.client, self.server]
 
 
+class Scopes(Loop):
+    """A host with an interface six0 of several addresses, for c-tests/six.c."""
+
+    name = "scopes"
+    ADDRESSES = ("fd77:6::1/64", "fd77:6::2/64", "fd77:6::dead/64 preferred_lft 0", "fd77:66::1/64", "fe80::6/64", "10.66.6.1/24")
+
+    def __init__(self):
+        super().__init__()
+        self.server.call("ip", "-batch", "-", text=True, input="\n".join((
+            "link add six0 type veth peer name six1", "link set six1 up", "link set six0 addrgenmode none up",
+            *(f"address add {address} dev six0" for address in self.ADDRESSES))) + "\n")
+
+
 class LossyLine(Line):
     """A server, a router that loses some of what it forwards, and a client.
 
@@ -238,7 +251,7 @@ class RefusingLine(Line):
 
 # The families that programs are run in: the variable FAMILY of c-tests/t.h and python-tests/family.py, and its name.
 FAMILIES = {"4": "", "6": " IPv6", "mapped": " IPv4-mapped"}
-LINKS = {link.name: link for link in (Loop, Line, LossyLine, RefusingLine)}
+LINKS = {link.name: link for link in (Loop, Scopes, Line, LossyLine, RefusingLine)}
 
 
 def become_root_of_a_namespace(argv):

@@ -20,6 +20,11 @@ def checksum(data):
     return ~total & 0xFFFF
 
 
+def packed(address):
+    """An address of either family as it is in a packet."""
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
+
+
 def tcp_checksum(source, destination, segment):
     return checksum(source + destination + struct.pack("!BBH", 0, 6, len(segment)) + segment)
 
@@ -31,7 +36,7 @@ def segment(source, destination, source_port, destination_port, seq=0, ack=0, fl
     offset = (20 + len(options)) // 4 << 4
     head = struct.pack("!HHIIBBHHH", source_port, destination_port, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, offset, flags,
                        window, 0, urgent) + options
-    total = tcp_checksum(socket.inet_aton(source), socket.inet_aton(destination), head + payload)
+    total = tcp_checksum(packed(source), packed(destination), head + payload)
     if bad_checksum:
         total ^= 0x5555
     return head[:16] + struct.pack("!H", total) + head[18:] + payload
@@ -42,6 +47,11 @@ def ipv4(source, destination, payload, ttl=64, fragment=0, bad_checksum=False, p
                        socket.inet_aton(source), socket.inet_aton(destination))
     total = checksum(head) ^ (0x5555 if bad_checksum else 0)
     return head[:10] + struct.pack("!H", total) + head[12:] + payload
+
+
+def ipv6(source, destination, payload, next_header=6, hops=64, length=None):
+    head = struct.pack("!IHBB", 6 << 28, len(payload) if length is None else length, next_header, hops)
+    return head + packed(source) + packed(destination) + payload
 
 
 def mac(text):

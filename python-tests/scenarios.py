@@ -69,6 +69,26 @@ def exposure(forwards):
     return run
 
 
+def extensions(shim, privilege):
+    """What a host answers to IPv6 frames with chains of extension headers, and from and to impossible addresses."""
+    with net.Line() as line:
+        server, client = line.server, line.client
+        own_mac = mac_of(client)
+        # Nobody has these addresses, so that no kernel resets what is answered to them.
+        for address in ("fd77:1::77", "fe80::77"):
+            server.call("ip", "neigh", "add", address, "lladdr", own_mac, "dev", "veth0")
+        # Each error counts, and no answer depends on the second.
+        server.sysctl({"net.ipv6.icmp.ratelimit": 0, "net.ipv4.tcp_syncookies": 0})
+        side = Side(server, stage().command(["c:echo", "server", 7003]), shim, privilege, environment={"FAMILY": "6"})
+        side.wait_for_line()
+        output = client.output(*stage().command(["py:probe6.py", "veth0", mac_of(server), own_mac]))
+        kernel, own = server.kernel_counters(), side.counters()
+        if shim and (kernel["TcpOutRsts"] or not own.get("TcpreloadRxFrames")):
+            raise Failed(f"tcpreload has seen no frames, or the kernel answered: {own or 'no counters'}")
+        drops = {name[13:]: n for name, n in own.items() if name.startswith("TcpreloadDrop") and n}
+        return output, f"{len(output.splitlines())} probes" + (f", dropped: {drops}" if shim else "")
+
+
 def malformed(frames):
     """Live connections that go on echoing under a rain of malformed frames."""
 
@@ -382,6 +402,7 @@ def tests(full=False):
         Same("path MTU", path_mtu),
         Same("exposure", exposure(False)),
         Same("exposure, router", exposure(True), privileges=("root",)),
+        Same("exposure, IPv6", extensions),
         Same("malformed", malformed(100000 if full else 20000), privileges=("root",) if not full else ("root", "net_raw")),
         Same("restart", restart),
         Same("overflow", overflow),

@@ -218,7 +218,8 @@ pub fn sockaddr(at: *const libc::sockaddr, len: libc::socklen_t, family: Family)
             let addr = Addr::v6(core::array::from_fn(|i| b[8 + i]));
             Ok(SockAddr::Inet(Endpoint::with_scope(addr, port(b), scope)))
         }
-        _ if b.len() < 16 => Err(EINVAL),
+        (_, Family::V4) if b.len() < 16 => Err(EINVAL),
+        (_, Family::V6) if b.len() < 24 => Err(EINVAL),
         _ => Err(Errno(libc::EAFNOSUPPORT)),
     }
 }

@@ -363,10 +363,15 @@ impl Runtime {
         device.all_fds().chain(events).chain(others).collect()
     }
 
-    /// Asks the kernel how `dst` is reached.
-    pub fn route(&self, dst: engine::values::Addr, scope: u32) -> Result<engine::stack::Route, i32> {
+    /// Asks the kernel how `dst` is reached, by a socket with the options of `like`.
+    pub fn route(
+        &self,
+        dst: engine::values::Addr,
+        scope: u32,
+        like: Option<RawFd>,
+    ) -> Result<engine::stack::Route, i32> {
         // SAFETY: routing touches no state of the device.
-        unsafe { (*self.device.get()).route(dst, scope) }
+        unsafe { (*self.device.get()).route(dst, scope, like) }
     }
 
     /// Wakes the companion. Without a bell it looks when it looks.

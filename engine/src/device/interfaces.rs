@@ -6,6 +6,10 @@ use crate::values::iface::{Interface, InterfaceTable, LocalAddr};
 use crate::values::{Addr, Family};
 use core::mem::MaybeUninit;
 use core::ptr::null_mut;
+use std::os::fd::RawFd;
+
+const SO_BINDTOIFINDEX: i32 = 62;
+const IPV6_ADDR_PREFERENCES: i32 = 72;
 
 /// Fills `table` anew; leaves it as it is when the kernel does not answer.
 ///
@@ -53,7 +57,12 @@ unsafe fn take(table: &mut InterfaceTable, fd: i32, entry: &libc::ifaddrs) {
         } else {
             Addr::ANY_V6
         };
-        table.add_addr(LocalAddr { addr, broadcast, ifindex: 0, prefix_len: 0 });
+        let ifindex = match addr.family() {
+            Family::V4 => 0,
+            // The kernel sets it for link-local addresses.
+            Family::V6 => (*entry.ifa_addr.cast::<libc::sockaddr_in6>()).sin6_scope_id,
+        };
+        table.add_addr(LocalAddr { addr, broadcast, ifindex, prefix_len: 0 });
     }
 }
 
@@ -86,14 +95,18 @@ unsafe fn mtu_of(fd: i32, name: *const libc::c_char) -> u32 {
     }
 }
 
-/// Asks the kernel's routing through a UDP socket, which sends nothing.
-pub fn route(dst: Addr, scope: u32) -> Result<Route, i32> {
+/// Asks the kernel's routing through a UDP socket, which sends nothing. With options that routing looks at as the kernel socket
+/// `like` has them.
+pub fn route(dst: Addr, scope: u32, like: Option<RawFd>) -> Result<Route, i32> {
     let (domain, level, option) = match dst.family() {
         Family::V4 => (libc::AF_INET, libc::IPPROTO_IP, libc::IP_MTU),
         Family::V6 => (libc::AF_INET6, libc::IPPROTO_IPV6, 24),
     };
     let fd = sys::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)?;
     let route = (|| {
+        if let Some(like) = like {
+            take_after(fd, like, dst.family())?;
+        }
         let mut name = [0u8; 28];
         let len = sockaddr(dst, 9, scope, &mut name);
         sys::connect(fd, &name[..len])?;
@@ -108,6 +121,28 @@ pub fn route(dst: Addr, scope: u32) -> Result<Route, i32> {
     })();
     let _ = sys::close(fd);
     route
+}
+
+/// The options of `like` that decide which way packets go and from which address.
+fn take_after(fd: RawFd, like: RawFd, family: Family) -> Result<(), i32> {
+    let device = sys::getsockopt_int(like, libc::SOL_SOCKET, SO_BINDTOIFINDEX)?;
+    if device != 0 {
+        sys::setsockopt_value(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &device)?;
+    }
+    let mark = sys::getsockopt_int(like, libc::SOL_SOCKET, libc::SO_MARK)?;
+    if mark != 0 {
+        sys::setsockopt_value(fd, libc::SOL_SOCKET, libc::SO_MARK, &mark)?;
+    }
+    if family == Family::V6 {
+        let preferences = sys::getsockopt_int(like, libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES)?;
+        sys::setsockopt_value(fd, libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES, &preferences)?;
+    }
+    Ok(())
+}
+
+/// The interface that a socket is bound to, by SO_BINDTODEVICE or by the scope of its address; 0: none.
+pub fn device_of(fd: RawFd) -> Result<u32, i32> {
+    sys::getsockopt_int(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX).map(|index| index as u32)
 }
 
 /// Writes a sockaddr_in or sockaddr_in6 and returns its length.

@@ -39,7 +39,7 @@ use std::os::fd::RawFd;
 pub use transmit::Transmitter;
 use transmit::TxSockets;
 
-pub use interfaces::sockaddr;
+pub use interfaces::{device_of, sockaddr};
 
 /// What of a device is shared by the processes of a family.
 #[derive(Zeroable)]
@@ -160,12 +160,12 @@ impl PacketDevice {
         }
     }
 
-    /// Where packets to `dst` come from and how large they may be.
+    /// Where packets to `dst` come from and how large they may be; for a socket with options of its own, as it would have it.
     ///
     /// # Errors
     /// The errno of the routing decision: ENETUNREACH, EHOSTUNREACH ...
-    pub fn route(&self, dst: Addr, scope: u32) -> Result<Route, i32> {
-        interfaces::route(dst, scope)
+    pub fn route(&self, dst: Addr, scope: u32, like: Option<RawFd>) -> Result<Route, i32> {
+        interfaces::route(dst, scope, like)
     }
 
     /// The rings of one family whose next slot is full: small, large.

@@ -183,6 +183,9 @@ impl Transmitter {
         let at = self.used;
         let header = ip_header(p, p.payload_len, p.ip_id);
         let ip_len = header.emit(&mut self.staging[at..at + ip::MAX_HEADER_BYTES]);
+        if !p.dst.is_v4() {
+            ip::set_flow_label(&mut self.staging[at..at + ip_len], p.flow);
+        }
         let tcp_at = at + ip_len;
         let mut end = tcp_at + p.tcp.len();
         self.staging[tcp_at..end].copy_from_slice(p.tcp);
@@ -323,6 +326,9 @@ fn direct_headers(p: &TxPacket<'_>, out: &mut [u8]) -> usize {
     let v4 = p.dst.is_v4();
     let ip_at = VNET_HEADER + ETHERNET;
     let ip_len = ip_header(p, p.payload_len, p.ip_id).emit(&mut out[ip_at..]);
+    if !v4 {
+        ip::set_flow_label(&mut out[ip_at..], p.flow);
+    }
     let tcp_at = ip_at + ip_len;
     let end = tcp_at + p.tcp.len();
     out[tcp_at..end].copy_from_slice(p.tcp);

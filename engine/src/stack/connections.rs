@@ -1,5 +1,6 @@
 //! Connections, whoever has them: made, found by their names, driven by segments and timers, and forgotten.
 
+use super::transmit::flow_label;
 use super::{Conn, ConnId, PortId, Stack};
 use crate::fixed::TimerKey;
 use crate::stack::ready::Ready;
@@ -104,7 +105,8 @@ impl Stack {
         reuse: bool,
     ) -> Result<ConnId> {
         let ttl = self.core.sysctls.ip_default_ttl[0] as u8;
-        let conn = Conn { tuple, port, ttl, reuse_addr: reuse, indexed: true, ..Conn::zeroed() };
+        let flow = flow_label(&self.core.key, &self.core.sysctls, &tuple, 0);
+        let conn = Conn { tuple, port, ttl, flow, reuse_addr: reuse, indexed: true, ..Conn::zeroed() };
         let inserted = match self.conns.insert(conn) {
             Ok(id) => Ok(id),
             Err(conn) => {

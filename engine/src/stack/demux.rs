@@ -52,7 +52,7 @@ impl Stack {
                 return true;
             }
         }
-        let scope = if packet.src.is_link_local_v6() { meta.ifindex } else { 0 };
+        let scope = core.interfaces.scope_of(meta.ifindex, packet.src);
         let tuple = FourTuple {
             local: Endpoint::new(packet.dst, hdr.dst_port),
             remote: Endpoint::with_scope(packet.src, hdr.src_port, scope),

@@ -23,9 +23,7 @@ impl Stack {
         }
         let Some(mut notice) = icmp::parse(packet) else { return };
         self.core.counters.inc(Counter::IcmpErrors);
-        if notice.tuple.remote.addr.is_link_local_v6() {
-            notice.tuple.remote.scope = meta.ifindex;
-        }
+        notice.tuple.remote.scope = self.core.interfaces.scope_of(meta.ifindex, notice.tuple.remote.addr);
         if let Some(id) = self.find_conn(&notice.tuple) {
             if packet.ttl < self.conns[id].min_ttl {
                 self.core.counters.inc(Counter::TCPMinTTLDrop);

@@ -265,7 +265,7 @@ impl Stack {
             let tsval = cookie::timestamp(&h, now, ts_offset);
             let window = synack_window(&options.tcp, &core.sysctls, core.device_limit);
             let header = synack(&h, tuple, mss, tsval, &options.tcp, window);
-            self.queue_header(tuple, meta.source, &header, options.tos);
+            self.queue_header(tuple, meta.source, &header, &options);
             return;
         }
         h.iss = iss.unwrap_or_else(|| isn::initial_sequence(&core.key, tuple, now));
@@ -307,8 +307,8 @@ impl Stack {
         let tsval = (now.as_ms() as u32).wrapping_add(r.ts_offset);
         let window = synack_window(&s.options.tcp, &core.sysctls, core.device_limit);
         let header = synack(&r.handshake, &r.tuple, r.path_mss, tsval, &s.options.tcp, window);
-        let (tuple, path, tos) = (r.tuple, r.path, s.options.tos);
-        self.queue_header(&tuple, path, &header, tos);
+        let (tuple, path, options) = (r.tuple, r.path, s.options);
+        self.queue_header(&tuple, path, &header, &options);
     }
 
     /// reqsk_timer_handler.
@@ -530,11 +530,7 @@ impl Stack {
         let conn = &mut self.conns[id];
         conn.path = meta.source;
         conn.listener = Some(listener);
-        conn.tos = options.tos;
-        conn.min_ttl = options.min_ttl;
-        if options.ttl != 0 {
-            conn.ttl = options.ttl;
-        }
+        conn.take_marks(&options, &core.key, &core.sysctls);
         let params = OpenParams {
             iss: h.iss,
             path_mss: mss,

@@ -58,7 +58,8 @@ use crate::fixed::hash::Chained;
 use crate::fixed::list::{Linked, Links, List};
 use crate::fixed::{Id, TimerId};
 use crate::tcp::Tcb;
-use crate::values::{Addr, Endpoint, Family, FourTuple, Instant, Path};
+use crate::tcp::isn::Key;
+use crate::values::{Addr, Endpoint, Family, FourTuple, Instant, Path, Sysctls};
 use bytemuck::Zeroable;
 
 pub type SockId = Id<Socket>;
@@ -141,6 +142,8 @@ pub struct Conn {
     /// Segments with a smaller TTL are dropped (IP_MINTTL).
     min_ttl: u8,
     _pad: [u8; 2],
+    /// Its flow label in IPv6.
+    flow: u32,
 }
 
 /// The list of a listener's connections that wait for accept(2).
@@ -171,6 +174,15 @@ impl Socket {
 impl Conn {
     fn watch_acks(&mut self) {
         self.no_space = true;
+    }
+
+    /// What its socket's options say of its packets' IP headers.
+    fn take_marks(&mut self, options: &SocketOptions, key: &Key, sysctls: &Sysctls) {
+        let marks = options.marks(self.tuple.remote.addr);
+        self.tos = marks.tos;
+        self.min_ttl = marks.min_ttl;
+        self.ttl = marks.ttl.unwrap_or(self.ttl);
+        self.flow = transmit::flow_label(key, sysctls, &self.tuple, options.auto_flow);
     }
 }
 

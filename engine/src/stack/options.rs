@@ -1,9 +1,10 @@
 //! Socket options. The C edge turns levels, names and structs into [`SockOpt`] and numbers; ranges and effects are here.
 
 use super::listen::{defer_seconds, defer_timeouts};
+use super::transmit::flow_label;
 use super::{SockId, SocketPhase, Stack};
 use crate::tcp::{Env, State, TcpOptions};
-use crate::values::{Error, Family, Instant, error::Result};
+use crate::values::{Addr, Error, Family, Instant, error::Result};
 use bytemuck::Zeroable;
 
 /// The smallest buffers, SOCK_MIN_SNDBUF and SOCK_MIN_RCVBUF of Linux.
@@ -31,6 +32,15 @@ pub struct SocketOptions {
     pub ttl: u8,
     /// IP_MINTTL; 0: none.
     pub min_ttl: u8,
+    /// The same for what goes out in IPv6: IPV6_TCLASS, IPV6_UNICAST_HOPS (and 1, for 0 is a value; 0: the default), and
+    /// IPV6_MINHOPCOUNT.
+    pub tclass: u8,
+    pub min_hops: u8,
+    pub hops: u16,
+    /// IPV6_AUTOFLOWLABEL: 0 the sysctl, 1 no, 2 yes.
+    pub auto_flow: u8,
+    /// Options that routing looks at are set, on the kernel socket.
+    pub own_route: bool,
     pub linger_s: u32,
     /// 0 counts as 1.
     pub rcvlowat: u32,
@@ -45,6 +55,26 @@ pub struct SocketOptions {
     /// Microseconds; 0: none.
     pub rcvtimeo_us: u64,
     pub sndtimeo_us: u64,
+}
+
+/// What a socket's options make of the IP header.
+#[derive(Clone, Copy)]
+pub(super) struct Marks {
+    pub tos: u8,
+    /// None: the default.
+    pub ttl: Option<u8>,
+    pub min_ttl: u8,
+}
+
+impl SocketOptions {
+    /// In the family of a connection, which may be IPv4 for a socket of IPv6.
+    pub(super) fn marks(&self, peer: Addr) -> Marks {
+        if peer.is_v4() {
+            Marks { tos: self.tos, ttl: (self.ttl != 0).then_some(self.ttl), min_ttl: self.min_ttl }
+        } else {
+            Marks { tos: self.tclass, ttl: self.hops.checked_sub(1).map(|n| n as u8), min_ttl: self.min_hops }
+        }
+    }
 }
 
 /// Options whose value is one number.
@@ -66,6 +96,10 @@ pub enum SockOpt {
     Tos,
     Ttl,
     MinTtl,
+    Tclass,
+    Hops,
+    MinHops,
+    AutoFlow,
     Freebind,
     NoDelay,
     Cork,
@@ -128,9 +162,12 @@ impl Stack {
                 o.rcvlowat = wanted.min(buffer / 2).max(1) as u32;
             }
             SockOpt::Priority => o.priority = value as u32,
-            SockOpt::Mark => o.mark = value as u32,
+            SockOpt::Mark => {
+                o.mark = value as u32;
+                o.own_route = true;
+            }
             SockOpt::V6Only => {
-                if s.bound || s.family != Family::V6 {
+                if s.bound || s.local.port != 0 || s.family != Family::V6 {
                     return Err(Error::Invalid);
                 }
                 s.options.v6only = on;
@@ -139,6 +176,10 @@ impl Stack {
             SockOpt::Tos => o.tos = (value & 0xfc) as u8,
             SockOpt::Ttl => o.ttl = if value == -1 { 0 } else { in_range(1, 255)? as u8 },
             SockOpt::MinTtl => o.min_ttl = in_range(0, 255)? as u8,
+            SockOpt::Tclass => o.tclass = (in_range(-1, 255)?.max(0) & 0xfc) as u8,
+            SockOpt::Hops => o.hops = (in_range(-1, 255)? + 1) as u16,
+            SockOpt::MinHops => o.min_hops = in_range(0, 255)? as u8,
+            SockOpt::AutoFlow => o.auto_flow = 1 + u8::from(on),
             SockOpt::Freebind => o.freebind = on,
             SockOpt::NoDelay => o.tcp.nodelay = on,
             SockOpt::Cork => o.tcp.cork = on,
@@ -187,14 +228,20 @@ impl Stack {
         let Some(conn) = self.conns.get_mut(conn_id) else { return };
         let env = Env { now, pool: &mut self.pool, counters: &mut core.counters, sysctls: &core.sysctls };
         conn.tcb.options = options.tcp;
+        let marks = options.marks(conn.tuple.remote.addr);
         match opt {
             SockOpt::KeepAlive | SockOpt::KeepIdle => conn.tcb.set_keepalive(&env, options.tcp.keepalive),
             SockOpt::RcvBuf => conn.tcb.set_receive_buffer(options.tcp.rcvbuf),
             SockOpt::Congestion => conn.tcb.cc.set_reno(on),
             SockOpt::QuickAck => conn.tcb.set_quickack(on),
-            SockOpt::Tos => conn.tos = options.tos,
-            SockOpt::MinTtl => conn.min_ttl = options.min_ttl,
-            SockOpt::Ttl if options.ttl != 0 => conn.ttl = options.ttl,
+            SockOpt::Tos | SockOpt::Tclass => conn.tos = marks.tos,
+            SockOpt::MinTtl | SockOpt::MinHops => conn.min_ttl = marks.min_ttl,
+            SockOpt::Ttl | SockOpt::Hops => {
+                conn.ttl = marks.ttl.unwrap_or(core.sysctls.ip_default_ttl[0] as u8)
+            }
+            SockOpt::AutoFlow => {
+                conn.flow = flow_label(&core.key, &core.sysctls, &conn.tuple, options.auto_flow)
+            }
             SockOpt::NoDelay | SockOpt::Cork => conn.tcb.options_changed(),
             _ => {}
         }
@@ -228,6 +275,13 @@ impl Stack {
             SockOpt::Tos => o.tos.into(),
             SockOpt::Ttl => or(u32::from(o.ttl), core.sysctls.ip_default_ttl[0]),
             SockOpt::MinTtl => o.min_ttl.into(),
+            SockOpt::Tclass => o.tclass.into(),
+            SockOpt::Hops => or(o.hops.into(), core.sysctls.ip_default_ttl[0] + 1) - 1,
+            SockOpt::MinHops => o.min_hops.into(),
+            SockOpt::AutoFlow => match o.auto_flow {
+                0 => matches!(core.sysctls.auto_flowlabels[0], 1 | 3).into(),
+                set => (set == 2).into(),
+            },
             SockOpt::Freebind => o.freebind.into(),
             SockOpt::NoDelay => o.tcp.nodelay.into(),
             SockOpt::Cork => o.tcp.cork.into(),
@@ -253,6 +307,23 @@ impl Stack {
             SockOpt::Inq => o.tcp_inq.into(),
             SockOpt::Congestion => o.tcp.reno.into(),
         })
+    }
+
+    /// IPV6_ADDRFORM: a connection of IPv4's on a socket of IPv6 becomes a socket of IPv4.
+    ///
+    /// # Errors
+    /// ENOTCONN, EADDRNOTAVAIL for a connection of IPv6's.
+    pub fn become_v4(&mut self, id: SockId) -> Result<()> {
+        let established = self.tcp_state(id) == State::Established;
+        let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
+        if !established {
+            return Err(Error::NotConnected);
+        }
+        if s.options.v6only || !s.remote.addr.is_v4() {
+            return Err(Error::AddressNotAvailable);
+        }
+        s.family = Family::V4;
+        Ok(())
     }
 
     /// SO_ACCEPTCONN.

@@ -155,11 +155,27 @@ impl Stack {
         if p.refs > 0 || (p.kind == PortKind::Stock && !many) {
             return;
         }
-        p.dead = 1;
-        let copied = p.copies.any();
+        self.port_give_up(id);
+    }
+
+    fn port_give_up(&mut self, id: PortId) {
+        self.ports[id].dead = 1;
         self.core.ports_given_up += 1;
-        if !copied {
+        if !self.ports[id].copies.any() {
             self.port_remove(id);
+        }
+    }
+
+    /// A program wants to bind `local`: ports in stock that nothing uses are not in its way, the kernel would not hold them.
+    pub fn retire_stock(&mut self, local: Endpoint) {
+        let idle = |p: &Port| {
+            p.kind == PortKind::Stock
+                && (p.refs, p.dead) == (0, 0)
+                && p.local.port == local.port
+                && overlap(p.local.addr, local.addr)
+        };
+        while let Some(id) = self.core.by_number.find(&self.ports, u64::from(local.port), idle) {
+            self.port_give_up(id);
         }
     }
 

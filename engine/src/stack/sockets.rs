@@ -159,10 +159,7 @@ impl Stack {
         let conn = &mut self.conns[conn_id];
         conn.socket = Some(id);
         conn.path = Path::ROUTED;
-        conn.tos = options.tos;
-        if options.ttl != 0 {
-            conn.ttl = options.ttl;
-        }
+        conn.take_marks(&options, &core.key, &core.sysctls);
         let mut env = env!(self, core, now);
         conn.tcb.open_active(&mut env, &params);
         let s = &mut self.sockets[id];
@@ -541,9 +538,11 @@ impl Stack {
         let Some(conn) = s.conn.and_then(|c| self.conns.get(c)) else {
             return Some(TcpInfo { state: State::Closed.linux_number(), ..TcpInfo::default() });
         };
+        let longer_header = if conn.tuple.remote.addr.is_v4() { 0 } else { 20 };
         let env = env!(self, core, now);
         let mut info = conn.tcb.info(&env);
         info.state = state.linux_number();
+        info.pmtu += longer_header;
         Some(info)
     }
 

@@ -1,9 +1,11 @@
 //! From what a connection wants to send to a packet.
 
+use super::options::SocketOptions;
 use super::{ConnId, Stack};
+use crate::tcp::isn::Key;
 use crate::tcp::{Env, Reply, Segment, TxLimits};
 use crate::values::limits::CHUNK_BYTES;
-use crate::values::{Addr, Counter, FourTuple, Instant, Path, SeqNum};
+use crate::values::{Addr, Counter, FourTuple, Instant, Path, SeqNum, Sysctls};
 use crate::wire::tcp::MAX_HEADER_BYTES;
 use crate::wire::{Flags, Header, Options, Timestamps};
 use bytemuck::Zeroable;
@@ -12,6 +14,8 @@ use bytemuck::Zeroable;
 const GSO_BYTES: u32 = 65_535 - 40 - MAX_HEADER_BYTES as u32;
 /// Chunks that GSO_BYTES can touch.
 const MAX_SLICES: usize = GSO_BYTES as usize / CHUNK_BYTES + 2;
+/// What the keyed hash is for, here.
+const LABEL: u64 = 6;
 /// Replies that wait for the next transmission; more than these are dropped, as a full queue would.
 const MAX_REPLIES: usize = 1024;
 
@@ -25,6 +29,8 @@ pub struct TxPacket<'a> {
     pub scope: u32,
     pub tos: u8,
     pub ttl: u8,
+    /// The flow label, where it goes out in IPv6.
+    pub flow: u32,
     pub ip_id: u16,
     /// Header and options, checksum field zero.
     pub tcp: &'a [u8],
@@ -57,7 +63,10 @@ pub(super) struct QueuedReply {
     window: u16,
     flags: u8,
     has_ts: u8,
-    tos: u32,
+    tos: u8,
+    ttl: u8,
+    ttl_set: u8,
+    auto_flow: u8,
     /// Options of a SYN-ACK.
     mss: u16,
     wscale: u8,
@@ -113,7 +122,14 @@ impl Stack {
     }
 
     /// Notes a SYN-ACK (or another segment with options of its own).
-    pub(super) fn queue_header(&mut self, tuple: &FourTuple, path: Path, h: &Header, tos: u8) {
+    pub(super) fn queue_header(
+        &mut self,
+        tuple: &FourTuple,
+        path: Path,
+        h: &Header,
+        options: &SocketOptions,
+    ) {
+        let marks = options.marks(tuple.remote.addr);
         let t = h.options.timestamps.unwrap_or_default();
         let queued = QueuedReply {
             tuple: *tuple,
@@ -125,7 +141,10 @@ impl Stack {
             window: h.window,
             flags: h.flags.0,
             has_ts: u8::from(h.options.timestamps.is_some()),
-            tos: u32::from(tos),
+            tos: marks.tos,
+            ttl_set: u8::from(marks.ttl.is_some()),
+            ttl: marks.ttl.unwrap_or(0),
+            auto_flow: options.auto_flow,
             mss: h.options.mss.unwrap_or(0),
             wscale: h.options.window_scale.unwrap_or(0),
             has_wscale: u8::from(h.options.window_scale.is_some()),
@@ -173,8 +192,9 @@ impl Stack {
                 src: r.tuple.local.addr,
                 dst: r.tuple.remote.addr,
                 scope: r.tuple.remote.scope,
-                tos: r.tos as u8,
-                ttl: core.sysctls.ip_default_ttl[0] as u8,
+                tos: r.tos,
+                ttl: if r.ttl_set != 0 { r.ttl } else { core.sysctls.ip_default_ttl[0] as u8 },
+                flow: flow_label(&core.key, &core.sysctls, &r.tuple, r.auto_flow),
                 ip_id: core.ip_id as u16,
                 tcp: &tcp[..len],
                 payload: &[],
@@ -225,6 +245,7 @@ impl Stack {
                 scope: conn.tuple.remote.scope,
                 tos: conn.tos,
                 ttl: conn.ttl,
+                flow: conn.flow,
                 ip_id: core.ip_id.wrapping_sub(segments as u32) as u16,
                 tcp: &tcp[..len],
                 payload: &slices[..count],
@@ -234,6 +255,18 @@ impl Stack {
         }
         self.schedule_timer(id);
     }
+}
+
+/// The label of a connection's packets in IPv6 (RFC 6437): routers that share a load among paths look at it. `wish` is what
+/// IPV6_AUTOFLOWLABEL says, or 0 for the sysctl.
+pub(super) fn flow_label(key: &Key, sysctls: &Sysctls, tuple: &FourTuple, wish: u8) -> u32 {
+    let wanted = match sysctls.auto_flowlabels[0] {
+        0 => false,
+        1 => wish != 1,
+        2 => wish == 2,
+        _ => true,
+    };
+    if !wanted || tuple.remote.addr.is_v4() { 0 } else { key.of_tuple(tuple, LABEL) as u32 & 0xf_ffff }
 }
 
 impl QueuedReply {

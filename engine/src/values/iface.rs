@@ -20,6 +20,7 @@ pub struct Interface {
 pub struct LocalAddr {
     pub addr: Addr,
     pub broadcast: Addr,
+    /// Of a link-local address; 0 for others.
     pub ifindex: u32,
     pub prefix_len: u32,
 }
@@ -82,6 +83,16 @@ impl InterfaceTable {
         addr.is_loopback() || self.addrs().iter().any(|a| a.addr == addr)
     }
 
+    /// The interface that gives a link-local source its meaning, for a packet that came by `ifindex`; 0 for any other source. What
+    /// a host sends to itself comes by lo, and belongs to the link of its address.
+    pub fn scope_of(&self, ifindex: u32, src: Addr) -> u32 {
+        if !src.is_link_local_v6() {
+            return 0;
+        }
+        let own = self.addrs().iter().find(|a| a.addr == src).filter(|_| self.is_loopback(ifindex));
+        own.map_or(ifindex, |a| a.ifindex)
+    }
+
     fn is_broadcast(&self, addr: Addr) -> bool {
         addr.is_limited_broadcast()
             || (addr.is_v4()
@@ -138,5 +149,17 @@ mod tests {
             assert_eq!(t.accepts(ifindex, src, dst), Err(Counter::DropMartian), "{src} {dst}");
         }
         assert_eq!(t.accepts(2, peer, Addr::v4([10, 0, 0, 9])), Err(Counter::DropNotLocal));
+    }
+
+    #[test]
+    fn a_link_local_source_belongs_to_a_link() {
+        let mut t = InterfaceTable::zeroed();
+        t.add_interface(Interface::new(1, 65536, true));
+        t.add_interface(Interface::new(2, 1500, false));
+        let link_local = |last| Addr::v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        t.add_addr(LocalAddr { addr: link_local(1), broadcast: Addr::ANY_V6, ifindex: 2, prefix_len: 64 });
+        assert_eq!(t.scope_of(2, link_local(9)), 2);
+        assert_eq!(t.scope_of(1, link_local(1)), 2);
+        assert_eq!(t.scope_of(2, Addr::v6([1; 16])), 0);
     }
 }

@@ -91,6 +91,7 @@ sysctls! {
     tcp_min_snd_mss: 1 = [48], "net.ipv4.tcp_min_snd_mss", 48 ..= 65535, "Smallest MSS accepted from a peer.";
     tcp_notsent_lowat: 1 = [4_294_967_295], "net.ipv4.tcp_notsent_lowat", 0 ..= 4294967295, "Unsent bytes below which a socket is writable.";
     ip_local_port_range: 2 = [32_768, 60_999], "net.ipv4.ip_local_port_range", 1 ..= 65535, "Ports for connect and bind to 0.";
+    auto_flowlabels: 1 = [1], "net.ipv6.auto_flowlabels", 0 ..= 3, "IPv6 flow labels: 0 none, 1 unless a socket does not want them, 2 if it does, 3 all.";
     ip_default_ttl: 1 = [64], "net.ipv4.ip_default_ttl", 1 ..= 255, "TTL of what is sent.";
 }
 

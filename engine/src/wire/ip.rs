@@ -85,28 +85,91 @@ fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>, Malformed> {
     })
 }
 
-/// Walks hop-by-hop, routing and destination options (RFC 8200 4). A fragment header means a fragment, also a lone one.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+/// Types of routing headers.
+const RPL: u8 = 3;
+const SRV6: u8 = 4;
+const DESTINATION: u8 = 60;
+
+/// Walks hop-by-hop, routing and destination options (RFC 8200 4), and what refuses a packet there refuses it here. A fragment
+/// header means a fragment, unless it says that it is all of it (RFC 6946).
 fn skip_extensions(bytes: &[u8], first: u8) -> Result<(u8, usize), Malformed> {
-    let (mut proto, mut at) = (first, 40);
+    let (mut proto, mut at, mut was_fragment) = (first, 40, false);
     loop {
-        match proto {
-            0 | 43 | 60 => {
-                let head = bytes.get(at..at + 2).ok_or(Malformed::Truncated)?;
-                let len = (usize::from(head[1]) + 1) * 8;
-                // A type 0 routing header with segments left is not for us (RFC 5095).
-                if proto == 43 && bytes.get(at + 3).is_none_or(|left| *left != 0) {
-                    return Err(Malformed::Header);
-                }
-                proto = head[0];
-                at += len;
-                if at > bytes.len() {
-                    return Err(Malformed::Truncated);
+        let len = match proto {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let blocks = bytes.get(at + 1).ok_or(Malformed::Truncated)?;
+                (usize::from(*blocks) + 1) * 8
+            }
+            FRAGMENT => 8,
+            _ => return Ok((proto, at)),
+        };
+        let header = bytes.get(at..at + len).ok_or(Malformed::Truncated)?;
+        let refused = match proto {
+            HOP_BY_HOP => at != 40 || !are_options_passable(&header[2..], proto),
+            DESTINATION => !are_options_passable(&header[2..], proto),
+            // With segments left it is not at its end, and this host forwards nothing (RFC 5095). RPL's and SRv6's are taken
+            // where an interface says so only.
+            ROUTING => header[3] != 0 || matches!(header[2], RPL | SRV6),
+            _ => core::mem::replace(&mut was_fragment, true),
+        };
+        if refused {
+            return Err(Malformed::Header);
+        }
+        if proto == FRAGMENT && be16(header, 2) & 0xfff9 != 0 {
+            return Err(Malformed::Fragment);
+        }
+        proto = header[0];
+        at += len;
+    }
+}
+
+/// Whether the options of a header let the packet pass: none that is unknown and says to drop it, and not more of them, nor
+/// more padding, than Linux takes (ip6_parse_tlv).
+fn are_options_passable(mut options: &[u8], proto: u8) -> bool {
+    const PAD_1: u8 = 0;
+    const PAD_N: u8 = 1;
+    const ROUTER_ALERT: u8 = 5;
+    let (mut count, mut padding) = (0, 0);
+    while let Some(&kind) = options.first() {
+        let len = match (kind, options.get(1)) {
+            (PAD_1, _) => 1,
+            (_, Some(&len)) => 2 + usize::from(len),
+            (_, None) => return false,
+        };
+        let Some(option) = options.get(..len) else { return false };
+        match kind {
+            PAD_1 => padding += 1,
+            PAD_N => {
+                padding += len;
+                if option[2..].iter().any(|&byte| byte != 0) {
+                    return false;
                 }
             }
-            44 => return Err(Malformed::Fragment),
-            _ => return Ok((proto, at)),
+            _ => {
+                (count, padding) = (count + 1, 0);
+                let alert = kind == ROUTER_ALERT && proto == HOP_BY_HOP && len == 4;
+                // The upper two bits say what who does not know it shall do; 0 is to go on.
+                if !alert && (kind >> 6 != 0 || (kind == ROUTER_ALERT && proto == HOP_BY_HOP)) {
+                    return false;
+                }
+            }
         }
+        if padding > 7 || count > 8 {
+            return false;
+        }
+        options = &options[len..];
     }
+    true
+}
+
+/// Puts a flow label into an IPv6 header that was emitted.
+pub fn set_flow_label(header: &mut [u8], label: u32) {
+    let label = label.to_be_bytes();
+    header[1] = header[1] & 0xf0 | label[1] & 0x0f;
+    header[2..4].copy_from_slice(&label[2..]);
 }
 
 /// A header to be sent.

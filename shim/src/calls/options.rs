@@ -12,7 +12,7 @@ use crate::runtime::Runtime;
 use engine::stack::options::SockOpt;
 use engine::stack::{SockId, SocketPhase};
 use engine::sys;
-use engine::tcp::TcpInfo;
+use engine::tcp::{State, TcpInfo};
 use engine::values::Family;
 use std::os::fd::RawFd;
 
@@ -26,6 +26,12 @@ const TCP_FASTOPEN_CONNECT: i32 = 30;
 const TCP_MD5SIG: i32 = 14;
 const TCP_MD5SIG_EXT: i32 = 32;
 const IP_MINTTL: i32 = 21;
+const IPV6_ADDRFORM: i32 = 1;
+const IPV6_MTU: i32 = 24;
+const IPV6_MINHOPCOUNT: i32 = 73;
+const IPV6_AUTOFLOWLABEL: i32 = 70;
+const IPV6_ADDR_PREFERENCES: i32 = 72;
+const SO_BINDTOIFINDEX: i32 = 62;
 
 /// An option whose value is a number, and whether the kernel socket has to have it as well.
 fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
@@ -44,9 +50,11 @@ fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
         (libc::SOL_SOCKET, libc::SO_MARK) => (SockOpt::Mark, true),
         (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => (SockOpt::V6Only, true),
         (libc::IPPROTO_IP, libc::IP_TOS) => (SockOpt::Tos, true),
-        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => (SockOpt::Tos, true),
+        (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => (SockOpt::Tclass, true),
         (libc::IPPROTO_IP, libc::IP_TTL) => (SockOpt::Ttl, true),
-        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => (SockOpt::Ttl, true),
+        (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) => (SockOpt::Hops, true),
+        (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT) => (SockOpt::MinHops, false),
+        (libc::IPPROTO_IPV6, IPV6_AUTOFLOWLABEL) => (SockOpt::AutoFlow, true),
         (libc::IPPROTO_IP, IP_MINTTL) => (SockOpt::MinTtl, false),
         (libc::IPPROTO_IP, libc::IP_FREEBIND) => (SockOpt::Freebind, true),
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => (SockOpt::NoDelay, false),
@@ -129,9 +137,23 @@ pub fn set(
         (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT) if phase(rt, id)? != SocketPhase::Unconnected => {
             Err(EINVAL)
         }
+        (libc::IPPROTO_IPV6, IPV6_ADDRFORM) => {
+            if number(level, name, at, len)? != libc::AF_INET {
+                return Err(EINVAL);
+            }
+            rt.lock()?.stack().become_v4(id)?;
+            Ok(0)
+        }
         _ => {
             // SAFETY: the program's pointer, for the kernel to judge.
             unsafe { sys::setsockopt_at(fd, level, name, at, len) }?;
+            if matches!(
+                (level, name),
+                (libc::SOL_SOCKET, libc::SO_BINDTODEVICE | SO_BINDTOIFINDEX)
+                    | (libc::IPPROTO_IPV6, IPV6_ADDR_PREFERENCES)
+            ) {
+                rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.own_route = true;
+            }
             Ok(0)
         }
     }
@@ -139,18 +161,21 @@ pub fn set(
 
 /// [`simple`], where the socket's family has the level: IPv4 sockets know nothing of IPv6's options.
 fn known(rt: &Runtime, id: SockId, level: i32, name: i32) -> Outcome<Option<(SockOpt, bool)>> {
-    let foreign = level == libc::IPPROTO_IPV6 && rt.lock()?.stack().family(id) == Some(Family::V4);
-    Ok(if foreign { None } else { simple(level, name) })
+    if level == libc::IPPROTO_IPV6 && rt.lock()?.stack().family(id) == Some(Family::V4) {
+        return Err(Errno(libc::ENOPROTOOPT));
+    }
+    Ok(simple(level, name))
 }
 
 fn phase(rt: &Runtime, id: SockId) -> Outcome<SocketPhase> {
     Ok(rt.lock()?.stack().phase(id))
 }
 
-/// A number of four bytes; at level IP one byte will do, and for the type of service none. At level IPv6 no pointer means zero.
+/// A number of four bytes; at level IP one byte will do, and for the type of service none; at level IPV6, no pointer is 0.
 fn number(level: i32, name: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
     match (level, len as usize) {
         (libc::IPPROTO_IPV6, 4..) if at.is_null() => Ok(0),
+        (libc::IPPROTO_IPV6, 0..4) if name == IPV6_AUTOFLOWLABEL => Ok(0),
         (_, 4..) => abi::read(at.cast::<i32>()),
         (libc::IPPROTO_IP, 1..) => Ok(i32::from(abi::read(at.cast::<u8>())?)),
         (libc::IPPROTO_IP, 0) if name == libc::IP_TOS => Ok(0),
@@ -204,16 +229,23 @@ pub fn get(
     at: *mut libc::c_void,
     len_at: *mut libc::socklen_t,
 ) -> Outcome<i32> {
-    let option = known(rt, id, level, name)?;
-    if option.is_none() && !matches!(level, libc::SOL_SOCKET | libc::IPPROTO_IP | libc::IPPROTO_TCP) {
+    let option = known(rt, id, level, name).map_err(|errno| match errno {
+        // ip_getsockopt has another word for it than ip_setsockopt.
+        Errno(libc::ENOPROTOOPT) => Errno(libc::EOPNOTSUPP),
+        errno => errno,
+    })?;
+    let ours = matches!(level, libc::SOL_SOCKET | libc::IPPROTO_IP | libc::IPPROTO_TCP)
+        || (level == libc::IPPROTO_IPV6 && matches!(name, IPV6_ADDRFORM | IPV6_MTU));
+    if option.is_none() && !ours {
         // Refused before anything is read.
         // SAFETY: the program's pointers, for the kernel to judge.
         unsafe { sys::getsockopt_at(fd, level, name, at, len_at) }?;
         return Ok(0);
     }
     let room = abi::read(len_at.cast_const())?;
-    // do_ipv6_getsockopt takes it for a large number.
-    if (room as i32) < 0 && level != libc::IPPROTO_IPV6 {
+    // do_ipv6_getsockopt takes it for unsigned.
+    let room = if level == libc::IPPROTO_IPV6 { room.min(4) } else { room };
+    if (room as i32) < 0 {
         return Err(EINVAL);
     }
     let room = room as usize;
@@ -281,6 +313,17 @@ pub fn get(
             give(&text)
         }
         (libc::IPPROTO_TCP, TCP_ULP) => give(&[]),
+        (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, IPV6_MTU) => {
+            let mut locked = rt.lock()?;
+            let (stack, now) = locked.stack_now();
+            let pmtu = stack.tcp_info(now, id).map_or(0, |info| info.pmtu);
+            drop(locked);
+            if pmtu == 0 { Err(Errno(libc::ENOTCONN)) } else { give_number(pmtu.into()) }
+        }
+        (libc::IPPROTO_IPV6, IPV6_ADDRFORM) => {
+            let established = rt.lock()?.stack().tcp_state(id) == State::Established;
+            if established { give_number(libc::AF_INET6.into()) } else { Err(Errno(libc::ENOTCONN)) }
+        }
         _ => {
             // SAFETY: the program's pointers, for the kernel to judge.
             unsafe { sys::getsockopt_at(fd, level, name, at, len_at) }?;

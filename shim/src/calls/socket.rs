@@ -126,6 +126,8 @@ fn bind_among_guards(
     {
         return Ok(Some(port));
     }
+    locked.stack().retire_stock(local);
+    portguard::sweep(locked);
     if locked.stack().port_is_live_at(local) {
         return Err(Errno(libc::EADDRINUSE));
     }
@@ -379,17 +381,35 @@ fn begin_connect(
     family: Family,
     mut remote: Endpoint,
 ) -> Outcome<()> {
+    let own = locked.stack().local(id).map_or(Addr::any(family), |l| l.addr);
+    let mapped = family == Family::V6 && own.is_v4();
     if remote.addr.is_unspecified() {
-        // "This host": the loopback address.
-        remote.addr = match family {
-            Family::V4 => Addr::v4([127, 0, 0, 1]),
-            Family::V6 => Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        // "This host": the loopback address, of IPv4 also where the socket's own address is one.
+        remote.addr = if remote.addr.is_v4() || mapped {
+            Addr::v4([127, 0, 0, 1])
+        } else {
+            Addr::v6([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
         };
+    }
+    // One family's address does not reach the other's (tcp_v6_connect, c-tests/six.c).
+    if mapped && !remote.addr.is_v4() {
+        return Err(Errno(libc::EAFNOSUPPORT));
+    }
+    if family == Family::V6 && remote.addr.is_v4() && locked.stack().options(id).is_some_and(|o| o.v6only) {
+        return Err(Errno(libc::ENETUNREACH));
     }
     if remote.addr.is_multicast() || remote.addr.is_limited_broadcast() {
         return Err(Errno(libc::ENETUNREACH));
     }
-    let route = rt.route(remote.addr, remote.scope).map_err(|errno| match errno {
+    if remote.addr.is_link_local_v6() {
+        let device = engine::device::device_of(fd)?;
+        if remote.scope != 0 && device != 0 && remote.scope != device {
+            return Err(Errno(libc::EINVAL));
+        }
+        remote.scope = remote.scope.max(device);
+    }
+    let like = locked.stack().options(id).is_some_and(|o| o.own_route).then_some(fd);
+    let route = rt.route(remote.addr, remote.scope, like).map_err(|errno| match errno {
         // A broadcast address: TCP cannot reach it, whatever SO_BROADCAST says.
         libc::EACCES => Errno(libc::ENETUNREACH),
         errno => Errno(errno),
@@ -456,7 +476,11 @@ pub fn getsockname(
 ) -> Outcome<i32> {
     let mut locked = rt.lock()?;
     let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
-    let local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+    let mut local = locked.stack().local(id).ok_or(Errno(libc::EBADF))?;
+    if local.addr.is_link_local_v6() && local.scope == 0 {
+        // A connection's own address, on the link that its peer is on.
+        local.scope = locked.stack().remote(id).map_or(0, |remote| remote.scope);
+    }
     abi::give_sockaddr(&local, family, addr, len)?;
     Ok(0)
 }
