@@ -511,7 +511,7 @@ impl Locked<'_> {
         let waits = self.patient
             && self.tx.as_ref().is_none_or(Transmitter::is_empty)
             && self.guard.stack.has_output()
-            && crate::round::goes_on(self.runtime, self.now());
+            && crate::round::goes_on(self.runtime, || self.now());
         if waits {
             self.guard.stack.counters_mut().inc(Counter::TxHeld);
         }
