@@ -41,7 +41,7 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
         (_, Some(errno)) => Err(errno),
         (Ok(()), None) => Ok(0),
         (Err(errno), None) => {
-            if errno.0 == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+            if errno.0 == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 && !crate::confined::is_confined() {
                 let _ = sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGPIPE);
             }
             Err(errno)
