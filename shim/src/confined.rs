@@ -47,11 +47,17 @@ pub fn enter<T: PartialOrd + From<i32>>(enter: impl FnOnce() -> T) -> T {
     let pid = sys::getpid();
     // The last occasion: to start one, to hand over the guards, to send what is ready.
     let has_companion = companion::can_be_relied_on(rt);
+    let mut has_memory = false;
     if let Ok(mut locked) = rt.lock() {
         locked.turn();
+        has_memory = locked.stack().back_memory();
     }
     if !has_companion {
         log::warn!("seccomp without a companion: this process's TCP will stand still");
+    } else if !has_memory {
+        log::warn!(
+            "seccomp with RLIMIT_FSIZE: when the arena has to grow, this process will be killed for it"
+        );
     }
     let result = enter();
     if result >= T::from(0) {
