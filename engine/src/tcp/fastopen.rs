@@ -210,6 +210,10 @@ impl Tcb {
         self.acks.now = false;
     }
 
+    pub(super) fn end_early(&mut self) {
+        self.fast.early = false;
+    }
+
     pub fn is_early(&self) -> bool {
         self.fast.early
     }
@@ -341,7 +345,7 @@ impl Tcb {
             return Some(Outcome::reply(Reply::reset_for(seg)));
         }
         self.syn_acknowledged(env);
-        self.fast.early = false;
+        self.end_early();
         self.syn_due = false;
         self.rec.stalled_since = Instant::ZERO;
         if self.snd.una != self.snd.nxt {

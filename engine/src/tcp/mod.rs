@@ -576,6 +576,7 @@ impl Tcb {
         self.probe_due = false;
         self.acks.now = false;
         self.fin_queued = false;
+        self.end_early();
         self.discard_out_of_order(env);
         if self.orphan {
             self.recv.clear(env.pool);

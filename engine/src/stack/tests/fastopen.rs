@@ -381,7 +381,7 @@ fn a_blackhole_pauses_fast_open() {
         let (c, taken) = n.send_fast(b"hello");
         assert_eq!(taken, 5);
         n.sent_by(true);
-        for _ in 0..8 {
+        for _ in 0..10 {
             n.now += 500_000;
             let now = n.time();
             n.a.stack.handle_timers(now);
