@@ -156,12 +156,8 @@ impl Peers {
     fn find_or_make(&mut self, key: &Key, tuple: &FourTuple, now: Instant) -> Option<&mut Peer> {
         if self.find(key, tuple, now).is_none() {
             let oldest = self.set_of(key, tuple).iter_mut().min_by_key(|p| p.used_at.as_us())?;
-            *oldest = Peer {
-                local: tuple.local.addr,
-                remote: tuple.remote.addr,
-                used_at: now,
-                ..Peer::zeroed()
-            };
+            *oldest =
+                Peer { local: tuple.local.addr, remote: tuple.remote.addr, used_at: now, ..Peer::zeroed() };
         }
         self.find(key, tuple, now)
     }
@@ -216,6 +212,12 @@ impl Stack {
         })
     }
 
+    /// connect(2) has asked for a cookie: MSG_FASTOPEN is EALREADY.
+    pub fn fast_open_has_begun(&self, id: SockId) -> bool {
+        let conn = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get(c));
+        conn.is_some_and(|c| c.tcb.has_begun_without_data())
+    }
+
     fn permit(&mut self, now: Instant, id: ConnId, without_cookie: bool) -> Permit {
         let core = &mut *self.core;
         let conn = &mut self.conns[id];
@@ -253,6 +255,7 @@ impl Stack {
             Permit::Data { .. } => Ok(()),
             Permit::Option(option) => {
                 conn.tcb.set_syn_option(option);
+                conn.tcb.begin_without_data();
                 conn.tcb.open_now(&mut env!(self, core, now));
                 self.touch(id);
                 Err(Error::InProgress)
@@ -290,6 +293,14 @@ impl Stack {
         let core = &mut *self.core;
         let conn = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get_mut(c));
         conn.map_or(0, |c| c.tcb.write_syn(&mut env!(self, core, now), data))
+    }
+
+    /// There is no data after all.
+    pub fn forgo_syn_data(&mut self, id: SockId) {
+        let conn = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get_mut(c));
+        if let Some(conn) = conn {
+            conn.tcb.forgo_syn_data();
+        }
     }
 
     /// A connection in SYN-SENT has had its answer.

@@ -47,6 +47,9 @@ pub struct FastOpen {
     early_reset: bool,
     /// Early, but accept(2) has given it to the program.
     accepted: bool,
+    /// connect(2) has sent a SYN that asks for a cookie, because of TCP_FASTOPEN_CONNECT: Linux takes it for an attempt under way
+    /// for as long as the connection lives (tp->fastopen_req).
+    begun: bool,
     /// Something seems to swallow what Fast Open sends.
     blackhole: bool,
     /// Fast Open was paused before: what this connection receives shows that it may go on.
@@ -97,6 +100,14 @@ impl Tcb {
         self.fast.asked = option.form;
     }
 
+    pub fn begin_without_data(&mut self) {
+        self.fast.begun = true;
+    }
+
+    pub fn has_begun_without_data(&self) -> bool {
+        self.fast.begun
+    }
+
     /// There was no cookie for the data.
     pub fn lacks_cookie(&mut self) {
         self.fast.client_fail = ClientFail::CookieUnavailable;
@@ -128,6 +139,13 @@ impl Tcb {
         self.syn_due |= self.fast.syn_data;
     }
 
+    /// The data for the SYN could not be had: it asks for a cookie, as if there were none.
+    pub fn forgo_syn_data(&mut self) {
+        if self.fast.option.is_full() {
+            self.fast.option = Cookie::request(self.fast.option.form);
+        }
+    }
+
     /// The option and the number of payload bytes of the first SYN, which leaves now.
     pub(super) fn fill_syn(&mut self, env: &mut Env) -> (Cookie, usize) {
         let len = self.send.len();
@@ -148,11 +166,8 @@ impl Tcb {
             return;
         }
         if self.fast.syn_data && self.snd.una != self.snd.nxt {
-            self.fast.client_fail = if self.totals.retrans > 0 {
-                ClientFail::SynRetransmitted
-            } else {
-                ClientFail::DataNotAcked
-            };
+            self.fast.client_fail =
+                if self.totals.retrans > 0 { ClientFail::SynRetransmitted } else { ClientFail::DataNotAcked };
             env.counters.inc(Counter::TCPFastOpenActiveFail);
             self.send_flight_again();
             return;
@@ -361,8 +376,7 @@ impl Tcb {
 
     /// A retransmission time-out, before it is counted; `expired`: the last one (tcp_fastopen_active_detect_blackhole).
     pub(super) fn suspect_blackhole(&mut self, expired: bool) {
-        let fast =
-            self.fast.asked != CookieForm::Absent || self.fast.syn_data || self.fast.syn_data_acked;
+        let fast = self.fast.asked != CookieForm::Absent || self.fast.syn_data || self.fast.syn_data_acked;
         let timeouts = self.rec.backoff;
         self.fast.blackhole |=
             fast && (timeouts == SUSPECT_TIMEOUTS || (timeouts < SUSPECT_TIMEOUTS && expired));

@@ -53,8 +53,10 @@ fn show(name: &str, field: &[i64]) -> String {
 }
 
 fn parse_key(text: &str, field: &mut [i64]) -> Result<(), String> {
-    let wrong = || format!("{KEY}: '{text}' is not one or two keys such as 00000000-00000000-00000000-00000000");
-    let keys: Vec<&str> = text.split([' ', '\t', ':', ',']).map(str::trim).filter(|k| !k.is_empty()).collect();
+    let wrong =
+        || format!("{KEY}: '{text}' is not one or two keys such as 00000000-00000000-00000000-00000000");
+    let keys: Vec<&str> =
+        text.split([' ', '\t', ':', ',']).map(str::trim).filter(|k| !k.is_empty()).collect();
     let mut words = [0; 8];
     if !(1..=2).contains(&keys.len()) || keys.iter().any(|k| k.split('-').count() != 4) {
         return Err(wrong());

@@ -381,7 +381,10 @@ mod tests {
         for (fast_open, bytes) in [
             (cookie, &[34u8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1][..]),
             (Cookie::request(CookieForm::Standard), &[34, 2, 1, 1]),
-            (Cookie { form: CookieForm::Experiment, ..cookie }, &[254, 12, 0xf9, 0x89, 1, 2, 3, 4, 5, 6, 7, 8]),
+            (
+                Cookie { form: CookieForm::Experiment, ..cookie },
+                &[254, 12, 0xf9, 0x89, 1, 2, 3, 4, 5, 6, 7, 8],
+            ),
             (Cookie::request(CookieForm::Experiment), &[254, 4, 0xf9, 0x89]),
         ] {
             h.options.fast_open = fast_open;

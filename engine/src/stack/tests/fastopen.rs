@@ -79,7 +79,10 @@ fn the_second_connection_is_read_and_answered_before_its_handshake_ends() {
     let l = n.fast_listener(5);
     n.get_cookie(l);
     assert_eq!(n.count(false, Counter::TCPFastOpenCookieReqd), 1);
-    assert_eq!((n.count(true, Counter::TCPFastOpenActive), n.count(false, Counter::TCPFastOpenPassive)), (0, 0));
+    assert_eq!(
+        (n.count(true, Counter::TCPFastOpenActive), n.count(false, Counter::TCPFastOpenPassive)),
+        (0, 0)
+    );
 
     let (c, taken) = n.send_fast(b"hello");
     assert_eq!(taken, 5);
@@ -100,7 +103,10 @@ fn the_second_connection_is_read_and_answered_before_its_handshake_ends() {
     assert_eq!(n.a.stack.connect_result(c), Ok(()));
     assert_eq!(n.b.stack.tcp_state(s), State::Established);
     assert_eq!(read_all(&mut n.a.stack, now, c).unwrap(), b"world");
-    assert_eq!((n.count(true, Counter::TCPFastOpenActive), n.count(false, Counter::TCPFastOpenPassive)), (1, 1));
+    assert_eq!(
+        (n.count(true, Counter::TCPFastOpenActive), n.count(false, Counter::TCPFastOpenPassive)),
+        (1, 1)
+    );
     for info in [n.a.stack.tcp_info(now, c), n.b.stack.tcp_info(now, s)] {
         assert!(info.unwrap().syn_data);
     }
@@ -145,7 +151,10 @@ fn a_lost_syn_is_followed_by_an_ordinary_one_and_its_data_by_the_ack() {
     let now = n.time();
     assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"hello");
     assert_eq!(n.a.stack.tcp_info(now, c).unwrap().fastopen_client_fail, 3);
-    assert_eq!((n.count(true, Counter::TCPFastOpenActive), n.count(true, Counter::TCPFastOpenActiveFail)), (0, 1));
+    assert_eq!(
+        (n.count(true, Counter::TCPFastOpenActive), n.count(true, Counter::TCPFastOpenActiveFail)),
+        (0, 1)
+    );
     assert_eq!(n.count(false, Counter::TCPFastOpenPassive), 0);
 }
 
