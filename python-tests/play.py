@@ -48,6 +48,7 @@ class Player:
         self.stamp, self.their_stamp, self.with_stamps = STAMP, 0, False
         self.port_known = True
         self.cookie = b""  # the last that was heard
+        self.hears_all = True  # also what is for connections of before
 
     # What is done
 
@@ -79,7 +80,7 @@ class Player:
         deadline = time.monotonic() + wait
         while select.select([self.tun], [], [], max(0, deadline - time.monotonic()))[0]:
             found = Segment.parse(os.read(self.tun, 65536))
-            if found and found.destination == US:
+            if found and found.destination == US and (self.hears_all or found.destination_port == self.peer_port):
                 deadline = max(time.monotonic() + quiet, 0)
                 yield found
 
@@ -189,6 +190,9 @@ def embryo(p):
     p.hear()
     p.note("-- a RST outside of the window")
     p.say(RST, 200000)
+    p.hear()
+    p.note("-- a RST inside of it")
+    p.say(RST, 100)
     p.hear()
     p.note("-- data with the last ACK")
     p.say(0, 1, 1, payload=b"early")
@@ -595,8 +599,9 @@ def timeout(p):
 
 def fast_open(p):
     """A server of Fast Open: cookies, and connections that are read and answered before their handshakes end."""
+    p.hears_all = False
     p.call("listen 7000")
-    p.call("fastopen 20")
+    p.call("fastopen 50")
     number = 40000
 
     def begin(name, options, payload=b"hello", hears=True):
@@ -715,6 +720,7 @@ def fast_open(p):
 
 def fast_open_queue(p):
     """TCP_FASTOPEN's bound."""
+    p.hears_all = False
     p.call("listen 7000")
     p.call("fastopen 2")
     p.say(SYN, 0, options=MSS + fast())

@@ -408,6 +408,10 @@ impl Stack {
             self.answer_unacceptable(now, id, meta, seg, paws);
             return;
         }
+        if f.has(Flags::RST) && seg.hdr.seq != h.irs + 1 {
+            self.challenge_reset(now, id, meta);
+            return;
+        }
         // A SYN at IRS is the one that we know.
         let other_syn = f.has(Flags::SYN) && seg.hdr.seq != h.irs;
         if f.has(Flags::RST) || other_syn {
@@ -452,6 +456,18 @@ impl Stack {
             self.core.counters.inc(Counter::TCPACKSkippedSynRecv);
             return;
         }
+        let tuple = self.requests[id].tuple;
+        let reply = self.request_ack(now, id);
+        self.queue_reply(&tuple, meta.source, &reply);
+    }
+
+    /// A RST in the window, but not where it should be (RFC 5961 3.2; Linux since 6.18: python-tests/play.py, embryo).
+    fn challenge_reset(&mut self, now: Instant, id: RequestId, meta: &RxMeta) {
+        if self.is_over_limit(now, id) {
+            self.core.counters.inc(Counter::TCPACKSkippedChallenge);
+            return;
+        }
+        self.core.counters.inc(Counter::TCPChallengeACK);
         let tuple = self.requests[id].tuple;
         let reply = self.request_ack(now, id);
         self.queue_reply(&tuple, meta.source, &reply);

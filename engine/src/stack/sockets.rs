@@ -495,6 +495,12 @@ impl Stack {
         Ok(done)
     }
 
+    /// Nothing waits to be read but an error.
+    pub fn ends_in_error(&self, id: SockId) -> bool {
+        let Some(s) = self.sockets.get(id) else { return false };
+        s.error != 0 && s.conn.and_then(|c| self.conns.get(c)).is_none_or(|c| c.tcb.readable_bytes() == 0)
+    }
+
     /// shutdown(2).
     ///
     /// # Errors

@@ -336,8 +336,13 @@ impl Tcb {
             return Some(if silent { Outcome::DONE } else { Outcome::reply(Some(self.ack_reply(env))) });
         }
         let other_syn = f.has(Flags::SYN) && seg.hdr.seq != self.rcv.irs;
+        if f.has(Flags::RST) && seg.hdr.seq != self.rcv.nxt {
+            let skipped = self.is_over_limit(env, Counter::TCPACKSkippedChallenge);
+            return Some(if skipped { Outcome::DONE } else { self.challenge(env) });
+        }
         if f.has(Flags::RST) {
-            env.counters.inc(Counter::AttemptFails);
+            // Linux counts it as a request and as a connection.
+            env.counters.add(Counter::AttemptFails, 2);
             self.fast.early_reset = true;
             self.end(env, libc::ECONNRESET);
             return Some(Outcome::DONE);
@@ -359,6 +364,8 @@ impl Tcb {
         if seg.hdr.ack.before(self.snd.una) || seg.hdr.ack.after(self.snd.nxt) {
             return Some(Outcome::reply(Reply::reset_for(seg)));
         }
+        // Linux does not time it where the program has closed meanwhile.
+        self.rtt.timing &= self.state == State::SynReceived;
         self.syn_acknowledged(env);
         self.end_early();
         self.syn_due = false;

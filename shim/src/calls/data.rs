@@ -256,6 +256,10 @@ fn recv_some(
         };
         let offset = if how.peek { data.done } else { 0 };
         let (stack, now) = l.stack_now();
+        // What was received comes before an error, which the next call tells.
+        if data.done > 0 && stack.ends_in_error(id) {
+            return Ok(());
+        }
         let n = match stack.recv(now, id, &mut [piece], how, offset) {
             // The end of what is there: enough, unless all was asked for.
             Err(Error::WouldBlock) if data.done > 0 && !wait_all => return Ok(()),
