@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from packets import ACK, FIN, PSH, RST, SYN, Segment, flag_names, ipv4, segment
+from packets import ACK, FIN, PSH, RST, SYN, Segment, checksum, flag_names, ipv4, segment
 
 HOST, US = "10.66.0.1", "10.66.0.2"
 ISS = 1000000
@@ -75,12 +75,21 @@ class Player:
               f" ack {'-' if ack is None else ack} length {len(payload)}", flush=True)
         os.write(self.tun, packet)
 
+    def too_big(self, mtu):
+        """An ICMP error about what was heard last."""
+        print(f"in   ICMP: the path takes {mtu}", flush=True)
+        body = struct.pack("!HH", 0, mtu) + self.last[:28]
+        total = checksum(b"\3\4\0\0" + body)
+        os.write(self.tun, ipv4(US, HOST, b"\3\4" + struct.pack("!H", total) + body, protocol=1))
+
     def segments(self, wait=0.15, quiet=0.03):
         """What the TCP under test sends: until it is silent, or not at all for a while."""
         deadline = time.monotonic() + wait
         while select.select([self.tun], [], [], max(0, deadline - time.monotonic()))[0]:
-            found = Segment.parse(os.read(self.tun, 65536))
+            packet = os.read(self.tun, 65536)
+            found = Segment.parse(packet)
             if found and found.destination == US and (self.hears_all or found.destination_port == self.peer_port):
+                self.last = packet
                 deadline = max(time.monotonic() + quiet, 0)
                 yield found
 
@@ -766,7 +775,7 @@ def fast_open_client(p):
     def begin(name, how="sendfast", n=10):
         p.note(f"-- {name}")
         p.iss = None
-        p.call(f"{how} {US} 7000" + (f" {n}" if how == "sendfast" else ""))
+        p.call(f"{how} {US} {p.peer_port}" + (f" {n}" if how == "sendfast" else ""))
         p.hear()
 
     begin("there is no cookie, and none comes")
@@ -860,6 +869,15 @@ def fast_open_client(p):
     p.call("close")
     p.hear()
     begin("nothing to send", n=0)
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(RST, 1)
+    p.note("-- a SYN that does not get through")
+    p.peer_port = 7001
+    begin("it is too large", n=1000)
+    p.too_big(700)
+    p.hear()
     p.say(SYN, 0, 1, options=MSS)
     p.hear()
     p.call("info")

@@ -256,7 +256,7 @@ impl Stack {
             Permit::Option(option) => {
                 conn.tcb.set_syn_option(option);
                 conn.tcb.begin_without_data();
-                conn.tcb.open_now(&mut env!(self, core, now));
+                conn.tcb.send_syn(&mut env!(self, core, now));
                 self.touch(id);
                 Err(Error::InProgress)
             }
@@ -283,7 +283,7 @@ impl Stack {
             }
             Permit::Option(option) => tcb.set_syn_option(option),
         }
-        tcb.open_now(&mut env!(self, core, now));
+        tcb.send_syn(&mut env!(self, core, now));
         self.touch(conn_id);
         Ok(())
     }

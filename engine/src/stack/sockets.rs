@@ -134,7 +134,7 @@ impl Stack {
             return self.connect_deferred(now, conn_id, without_cookie);
         }
         let core = &mut *self.core;
-        self.conns[conn_id].tcb.open_now(&mut env!(self, core, now));
+        self.conns[conn_id].tcb.send_syn(&mut env!(self, core, now));
         self.touch(conn_id);
         Err(Error::InProgress)
     }
@@ -196,7 +196,7 @@ impl Stack {
         conn.path = Path::ROUTED;
         conn.take_marks(&options, &core.key, &core.sysctls);
         let mut env = env!(self, core, now);
-        conn.tcb.open_deferred(&mut env, &params);
+        conn.tcb.open_active(&mut env, &params);
         let s = &mut self.sockets[id];
         s.local = tuple.local;
         s.remote = tuple.remote;

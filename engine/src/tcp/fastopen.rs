@@ -40,7 +40,7 @@ pub struct FastOpen {
     syn_data: bool,
     /// A SYN's data has arrived: ours at the peer, or the peer's here.
     syn_data_acked: bool,
-    /// TCP_FASTOPEN_CONNECT: the SYN leaves with the first write.
+    /// The SYN has not left (TCP_FASTOPEN_CONNECT: it leaves with the first write).
     deferred: bool,
     early: bool,
     /// A RST has ended it while it was early.
@@ -78,20 +78,17 @@ pub enum Verdict {
 }
 
 impl Tcb {
-    /// CLOSED to SYN-SENT without a SYN: that waits for the first write.
-    pub fn open_deferred(&mut self, env: &mut Env, p: &OpenParams) {
-        self.start_active(env, p);
+    pub(super) fn hold_syn(&mut self) {
         self.fast.deferred = true;
     }
 
-    pub fn is_deferred(&self) -> bool {
-        self.fast.deferred && self.state == State::SynSent
+    pub(super) fn release_syn(&mut self) {
+        self.fast.deferred = false;
     }
 
-    /// The SYN of a deferred connection leaves with the next output.
-    pub fn open_now(&mut self, env: &mut Env) {
-        self.fast.deferred = false;
-        self.syn_leaves(env);
+    /// Its SYN waits, for the first write to the socket.
+    pub fn is_deferred(&self) -> bool {
+        self.fast.deferred && self.state == State::SynSent
     }
 
     /// The first SYN has this option.

@@ -3,7 +3,7 @@
 //! A [`Tcb`] knows nothing of sockets, tables or devices. Time, the payload pool, the counters and the sysctls come in with
 //! each call as an [`Env`]; the call order is
 //!
-//! 1. [`Tcb::open_active`] or [`Tcb::open_passive`],
+//! 1. [`Tcb::open_active`] and [`Tcb::send_syn`], or [`Tcb::open_passive`], or [`Tcb::open_early`],
 //! 2. [`Tcb::input`] for each segment, [`Tcb::on_timers`] when [`Tcb::next_deadline`] has come, the user's calls in between,
 //! 3. after each of them [`Tcb::output`] until it says `None`.
 //!
@@ -437,21 +437,19 @@ impl Tcb {
         self.error = 0;
     }
 
-    /// CLOSED to SYN-SENT. The SYN leaves with the next output.
+    /// CLOSED to SYN-SENT. The SYN waits for [`Tcb::send_syn`].
     pub fn open_active(&mut self, env: &mut Env, p: &OpenParams) {
-        self.start_active(env, p);
-        self.syn_leaves(env);
-    }
-
-    fn start_active(&mut self, env: &mut Env, p: &OpenParams) {
         self.start(env, p);
         self.active = true;
         self.state = State::SynSent;
         self.rcv.scale = handshake::window_scale(env.sysctls, &p.options);
         self.snd.nxt = p.iss;
+        self.hold_syn();
     }
 
-    fn syn_leaves(&mut self, env: &mut Env) {
+    /// The SYN leaves with the next output.
+    pub fn send_syn(&mut self, env: &mut Env) {
+        self.release_syn();
         self.syn_due = true;
         env.counters.inc(Counter::ActiveOpens);
     }
