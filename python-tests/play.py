@@ -883,10 +883,75 @@ def fast_open_client(p):
     p.call("info")
 
 
+def fast_open_blackhole(p):
+    """Fast Open rests for a while where something on the way does not seem to let it through: here a second, then two."""
+    p.hears_all = False
+
+    def begin(name):
+        p.note(f"-- {name}")
+        p.iss, p.port = None, 7000
+        p.call(f"sendfast {US} {p.peer_port} 10")
+        p.hear()
+
+    def end(seq=1):
+        p.say(RST, seq, 1)
+        p.call("close")
+        p.peer_port += 1
+
+    begin("a cookie")
+    p.say(SYN, 0, 1, options=MSS + fast(b"a cookie"))
+    p.hear()
+    end()
+    begin("nobody answers")
+    for _ in range(3):
+        p.hear(wait=1.3)
+    p.say(RST, 0, 1)
+    p.hear()
+    p.call("error")
+    p.peer_port += 1
+    begin("it rests")
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    end()
+    time.sleep(1)
+    begin("it is tried again")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.note("-- a RST that is not where it should be")
+    p.say(RST, 100)
+    p.hear()
+    end()
+    begin("it rests")
+    end()
+    time.sleep(1)
+    begin("... for longer")
+    end()
+    time.sleep(1.2)
+    begin("it is tried again, and works")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.say(0, 1, 11, payload=b"answer")
+    p.hear()
+    p.call("recv 10")
+    end(7)
+    begin("a FIN and nothing before it")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.say(FIN, 10, 11)
+    p.hear()
+    end()
+    begin("it rests")
+    end()
+    time.sleep(1.1)
+    begin("... for a second only")
+    end()
+
+
 SCRIPTS = {f.__name__: f for f in (
     handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
     simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
-    small_segments, paws, losses, timeout, fast_open, fast_open_queue, fast_open_client)}
+    small_segments, paws, losses, timeout, fast_open, fast_open_queue, fast_open_client,
+    fast_open_blackhole)}
 
 
 def main(script, *command):

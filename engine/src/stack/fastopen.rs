@@ -336,6 +336,9 @@ impl Stack {
         if swallowed {
             self.pause_fast_open(now);
         }
+        if matches!(self.conns[id].tcb.state(), State::TimeWait | State::Closed) {
+            self.judge_fast_open(id);
+        }
     }
 
     pub(super) fn held_timer(&mut self, raw: u64) {
@@ -362,12 +365,13 @@ impl Stack {
         core.counters.inc(Counter::TCPFastOpenBlackhole);
     }
 
-    /// A connection is forgotten: what it says of Fast Open.
+    /// A connection is over: what it says of Fast Open.
     pub(super) fn judge_fast_open(&mut self, id: ConnId) {
-        let Some(conn) = self.conns.get(id) else { return };
-        match conn.tcb.fast_open_verdict() {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let heard = conn.tcb.last_heard();
+        match conn.tcb.take_verdict() {
             Verdict::Nothing => {}
-            Verdict::Blackhole => self.pause_fast_open(conn.tcb.last_heard()),
+            Verdict::Blackhole => self.pause_fast_open(heard),
             Verdict::Works if !conn.tuple.remote.addr.is_loopback() => self.core.fast_pause.times = 0,
             Verdict::Works => {}
         }

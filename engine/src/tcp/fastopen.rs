@@ -398,14 +398,14 @@ impl Tcb {
         core::mem::take(&mut self.fast.blackhole)
     }
 
-    /// The connection is forgotten.
-    pub fn fast_open_verdict(&self) -> Verdict {
-        if self.fast.asked == CookieForm::Absent {
+    /// The connection is over. Told once.
+    pub fn take_verdict(&mut self) -> Verdict {
+        if core::mem::take(&mut self.fast.asked) == CookieForm::Absent {
             return Verdict::Nothing;
         }
         match self.totals.data_segs_in {
             // A FIN and nothing of what should have come before it.
-            0 if self.rcv.fin_pending && self.reorder.is_empty() => Verdict::Blackhole,
+            0 if self.rcv.fin_pending => Verdict::Blackhole,
             1.. if self.fast.probes_pause => Verdict::Works,
             _ => Verdict::Nothing,
         }
