@@ -63,7 +63,7 @@ impl Keys {
     }
 
     /// As TCP_FASTOPEN_KEY gives them back: none, one or two.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let keys = [self.primary, self.backup];
         keys[..self.count as usize].iter().flat_map(|k| k.0).flat_map(u64::to_le_bytes).collect()
     }
@@ -388,7 +388,7 @@ impl Stack {
 
     /// The keys that the socket was given.
     pub fn fastopen_key(&self, id: SockId) -> Option<Vec<u8>> {
-        self.sockets.get(id).map(|s| s.fast.keys.to_bytes())
+        self.sockets.get(id).map(|s| s.fast.keys.bytes())
     }
 
     /// TCP_FASTOPEN, and what listen(2) makes of it where the sysctl wants Fast Open on every listener.
@@ -500,7 +500,8 @@ pub(super) fn may_be_tuned(state: State) -> bool {
 mod tests {
     use super::*;
 
-    /// What a kernel with that key has put into its SYN-ACKs (python-tests/scenarios.py, "fast open").
+    /// That they are shows in python-tests/play.py (fast_open) and scenarios.py ("fast open, keys"); here the hash and the bytes'
+    /// order.
     #[test]
     fn cookies_are_linuxs() {
         let bytes: Vec<u8> = (0..16).collect();
@@ -509,7 +510,7 @@ mod tests {
         sysctls.set("net.ipv4.tcp_fastopen_key", "03020100-07060504-0b0a0908-0f0e0d0c").unwrap();
         let same = Keys::of_stack(&sysctls, &Key([1, 2]));
         assert_eq!((key.primary.0, key.count), (same.primary.0, same.count));
-        assert_eq!(key.to_bytes(), bytes);
+        assert_eq!(key.bytes(), bytes);
         // SipHash-2-4's own vector for the message 00..07.
         let (c, s) = (Addr::v4([0, 1, 2, 3]), Addr::v4([4, 5, 6, 7]));
         assert_eq!(make(&key.primary, c, s), 0x93f5_f579_9a93_2462_u64.to_le_bytes());
