@@ -2,13 +2,16 @@
 """A program that does what it is told, line by line: socket calls on one socket, or on the one that it has accepted.
 
     listen PORT [BACKLOG] | accept | connect ADDRESS PORT | send N | recv N | shutdown rd|wr|rdwr | close | closel |
-    nodelay | linger | cork 0|1 | rcvbuf N | error
+    nodelay | linger | cork 0|1 | rcvbuf N | error |
+    fastopen QUEUE | sendfast ADDRESS PORT N | connectfast ADDRESS PORT | info
 """
 
 import errno
 import select
 import socket
 import sys
+
+MSG_FASTOPEN, TCP_FASTOPEN_CONNECT = 0x20000000, 30
 
 current = listener = None
 
@@ -39,6 +42,20 @@ def call(words):
         select.select([current], [], [], 0.2)
         data = current.recv(int(rest[0]))
         return f"{len(data)} {data[:20]}"
+    elif what == "fastopen":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, int(rest[0]))
+    elif what == "sendfast":
+        current = socket.socket()
+        current.setblocking(False)
+        return current.sendto(bytes(i % 251 for i in range(int(rest[2]))), MSG_FASTOPEN, (rest[0], int(rest[1])))
+    elif what == "connectfast":
+        current = socket.socket()
+        current.setblocking(False)
+        current.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
+        return errno.errorcode.get(current.connect_ex((rest[0], int(rest[1]))), 0)
+    elif what == "info":
+        info = current.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        return f"state {info[0]}, data in the SYN {info[5] >> 5 & 1}, client's failure {info[7] >> 1 & 3}"
     elif what == "shutdown":
         current.shutdown({"rd": 0, "wr": 1, "rdwr": 2}[rest[0]])
     elif what == "close":

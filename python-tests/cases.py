@@ -33,6 +33,8 @@ CASES = [
     c("files"),
     c("doors"),
     c("options"),
+    c("fastopen", sysctls={"net.ipv4.tcp_fastopen": 3}),
+    c("fastopen", "off", sysctls={"net.ipv4.tcp_fastopen": 2}),
     c("files", "stdio"),
     c("files", "exec", timeout=6),
     c("addresses"),

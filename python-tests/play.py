@@ -15,13 +15,19 @@ import subprocess
 import sys
 import time
 
-from packets import ACK, FIN, PSH, RST, SYN, Segment, flag_names, ipv4, segment
+from packets import ACK, FIN, PSH, RST, SYN, Segment, checksum, flag_names, ipv4, segment
 
 HOST, US = "10.66.0.1", "10.66.0.2"
 ISS = 1000000
 MSS, SACK_OK = b"\x02\x04\x05\xb4", b"\x04\x02"
 SCALE = b"\x03\x03\x07\x01"
 STAMP = 5000
+MAGIC = b"\xf9\x89"
+
+
+def fast(cookie=b"", experimental=False):
+    body = (MAGIC if experimental else b"") + cookie
+    return bytes((254 if experimental else 34, 2 + len(body))) + body
 
 
 def stamps(value, echo):
@@ -41,6 +47,8 @@ class Player:
         self.iss = None  # of the TCP under test
         self.stamp, self.their_stamp, self.with_stamps = STAMP, 0, False
         self.port_known = True
+        self.cookie = b""  # the last that was heard
+        self.hears_all = True  # also what is for connections of before
 
     # What is done
 
@@ -67,12 +75,21 @@ class Player:
               f" ack {'-' if ack is None else ack} length {len(payload)}", flush=True)
         os.write(self.tun, packet)
 
+    def too_big(self, mtu):
+        """An ICMP error about what was heard last."""
+        print(f"in   ICMP: the path takes {mtu}", flush=True)
+        body = struct.pack("!HH", 0, mtu) + self.last[:28]
+        total = checksum(b"\3\4\0\0" + body)
+        os.write(self.tun, ipv4(US, HOST, b"\3\4" + struct.pack("!H", total) + body, protocol=1))
+
     def segments(self, wait=0.15, quiet=0.03):
         """What the TCP under test sends: until it is silent, or not at all for a while."""
         deadline = time.monotonic() + wait
         while select.select([self.tun], [], [], max(0, deadline - time.monotonic()))[0]:
-            found = Segment.parse(os.read(self.tun, 65536))
-            if found and found.destination == US:
+            packet = os.read(self.tun, 65536)
+            found = Segment.parse(packet)
+            if found and found.destination == US and (self.hears_all or found.destination_port == self.peer_port):
+                self.last = packet
                 deadline = max(time.monotonic() + quiet, 0)
                 yield found
 
@@ -116,6 +133,10 @@ class Player:
                 value, echo = struct.unpack("!II", value)
                 self.their_stamp = value
                 parts.append(f"timestamps echo {echo - STAMP if echo else 'none'}")
+            elif kind == 34 or (kind == 254 and value[:2] == MAGIC):
+                name, cookie = ("cookie", value) if kind == 34 else ("experimental cookie", value[2:])
+                self.cookie = cookie or self.cookie
+                parts.append(f"{name} {cookie.hex() or 'wanted'}")
             else:
                 parts.append(f"option {kind}")
         return ", ".join(parts)
@@ -178,6 +199,9 @@ def embryo(p):
     p.hear()
     p.note("-- a RST outside of the window")
     p.say(RST, 200000)
+    p.hear()
+    p.note("-- a RST inside of it")
+    p.say(RST, 100)
     p.hear()
     p.note("-- data with the last ACK")
     p.say(0, 1, 1, payload=b"early")
@@ -582,10 +606,352 @@ def timeout(p):
     p.note(f"pauses double: {all(1.6 < b / a < 2.5 for a, b in zip(pauses, pauses[1:]))}")
 
 
+def fast_open(p):
+    """A server of Fast Open: cookies, and connections that are read and answered before their handshakes end."""
+    p.hears_all = False
+    p.call("listen 7000")
+    p.call("fastopen 50")
+    number = 40000
+
+    def begin(name, options, payload=b"hello", hears=True):
+        nonlocal number
+        number += 1
+        p.note(f"-- {name}")
+        p.peer_port, p.iss = number, None
+        p.say(SYN, 0, payload=payload, options=MSS + SACK_OK + options)
+        if hears:
+            p.hear()
+
+    begin("a cookie is wanted", fast(), payload=b"")
+    good = fast(p.cookie)
+    p.say(RST, 1)
+    begin("in the form of the experiment", fast(experimental=True), payload=b"")
+    p.say(RST, 1)
+    begin("a cookie is wanted, with data", fast())
+    p.say(RST, 1)
+    begin("data and no option", b"")
+    p.say(RST, 1)
+    for name, option in (("a wrong cookie", fast(b"8 wrong!")), ("a short one", fast(p.cookie[:4])),
+                         ("a long one", fast(p.cookie * 2)), ("an odd one", fast(p.cookie[:7])),
+                         ("one that is too long", fast(p.cookie * 2 + b"xx")), ("two bytes", fast(b"xx"))):
+        begin(name, option)
+        p.say(RST, 1)
+    begin("a good one, and the handshake ends", good)
+    p.call("accept"), p.call("info"), p.call("recv 10"), p.call("recv 10")
+    p.say(0, 6, 1)
+    p.hear()
+    p.call("info"), p.call("send 50")
+    p.hear()
+    p.say(0, 6, 51)
+    begin("in the form of the experiment", fast(p.cookie, experimental=True))
+    p.call("accept"), p.call("recv 10")
+    begin("answered before its end", good)
+    p.call("accept"), p.call("recv 10"), p.call("send 50"), p.call("info")
+    p.hear()
+    p.note("-- the SYN again")
+    p.say(SYN, 0, options=MSS + SACK_OK)
+    p.hear()
+    p.say(SYN, 0, payload=b"hello", options=MSS + SACK_OK + good)
+    p.hear()
+    p.note("-- an ACK of something that was not sent, and of too little")
+    p.say(0, 6, 77)
+    p.hear()
+    p.say(0, 6, 0)
+    p.hear()
+    p.note("-- outside of the window")
+    p.say(0, 100000, 1)
+    p.hear()
+    p.say(RST, 200000)
+    p.hear()
+    p.note("-- another SYN")
+    p.say(SYN, 10)
+    p.hear()
+    p.note("-- without ACK")
+    p.say(0, 6, payload=b"no ack")
+    p.hear()
+    p.call("info")
+    p.note("-- the SYN-ACK is acknowledged, the answer is not")
+    p.say(0, 6, 1)
+    p.hear(wait=0.6)
+    p.call("info")
+    p.say(0, 6, 51)
+    p.hear()
+    begin("no data, with a cookie", good, payload=b"")
+    p.call("accept"), p.call("info"), p.call("recv 10"), p.call("send 50")
+    p.hear()
+    p.say(0, 1, 51, payload=b"later")
+    p.hear()
+    p.call("recv 10")
+    begin("nobody answers", good)
+    p.call("accept"), p.call("send 50")
+    p.hear(wait=1.5, quiet=1.5)
+    p.say(0, 6, 51, payload=b" more")
+    p.hear()
+    p.call("recv 20"), p.call("info")
+    begin("a RST before accept", good)
+    p.say(RST, 6)
+    p.hear()
+    p.call("accept"), p.call("info"), p.call("recv 10"), p.call("recv 10")
+    begin("a RST after it, somewhere in the window", good)
+    p.call("accept"), p.call("recv 10")
+    p.say(RST, 100)
+    p.hear()
+    p.call("info"), p.call("recv 10"), p.call("send 10")
+    begin("closed before its end", good)
+    p.call("accept"), p.call("recv 10"), p.call("send 20"), p.call("close")
+    p.hear()
+    p.say(0, 6, 1)
+    p.hear(wait=0.6, quiet=0.5)
+    p.say(FIN, 6, 22)
+    p.hear()
+    begin("closed with data unread", good)
+    p.call("accept"), p.call("close")
+    p.hear()
+    begin("shut down before its end", good)
+    p.call("accept"), p.call("recv 10"), p.call("send 20"), p.call("shutdown wr")
+    p.hear()
+    p.call("send 1")
+    p.say(0, 6, 21)
+    p.hear()
+    p.say(FIN, 6, 22)
+    p.hear()
+    begin("a FIN as the first segment", good)
+    p.call("accept"), p.call("recv 10")
+    p.say(FIN, 6, 1, payload=b"and last")
+    p.hear()
+    p.call("recv 20"), p.call("recv 20")
+    p.call("close")
+    p.hear()
+    begin("the listener ends", good)
+    p.call("closel")
+    p.hear()
+
+
+def fast_open_queue(p):
+    """TCP_FASTOPEN's bound."""
+    p.hears_all = False
+    p.call("listen 7000")
+    p.call("fastopen 2")
+    p.say(SYN, 0, options=MSS + fast())
+    p.hear()
+    p.say(RST, 1)
+    good = fast(p.cookie)
+    for number in range(4):
+        p.peer_port, p.iss = 41000 + number, None
+        p.say(SYN, 0, payload=b"hello", options=MSS + good)
+        p.hear()
+    p.note("-- one of them gets on")
+    p.peer_port, p.iss = 41000, None
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.say(0, 6, 1)
+    p.hear()
+    for number in range(2):
+        p.peer_port, p.iss = 42000 + number, None
+        p.say(SYN, 0, payload=b"hello", options=MSS + good)
+        p.hear()
+    p.note("-- one is reset before accept, one after it")
+    p.peer_port, p.iss = 42000, None
+    p.say(RST, 6)
+    p.hear()
+    for number in range(2):
+        p.peer_port, p.iss = 43000 + number, None
+        p.say(SYN, 0, payload=b"hello", options=MSS + good)
+        p.hear()
+    for _ in range(4):
+        p.call("accept"), p.call("recv 10")
+    p.peer_port, p.iss = 43000, None
+    p.say(RST, 6)
+    p.hear()
+    p.peer_port, p.iss = 44000, None
+    p.say(SYN, 0, payload=b"hello", options=MSS + good)
+    p.hear()
+
+
+def fast_open_client(p):
+    """A client of Fast Open: how it gets a cookie, and what it makes of the answers."""
+    p.peer_port = 7000
+
+    def begin(name, how="sendfast", n=10):
+        p.note(f"-- {name}")
+        p.iss = None
+        p.call(f"{how} {US} {p.peer_port}" + (f" {n}" if how == "sendfast" else ""))
+        p.hear()
+
+    begin("there is no cookie, and none comes")
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("info"), p.call("send 10")
+    p.hear()
+    p.say(RST, 1)
+    begin("it tries the experiment")
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.say(RST, 1)
+    begin("and the option once more: a cookie")
+    p.say(SYN, 0, 1, options=MSS + fast(b"a cookie"))
+    p.hear()
+    p.say(RST, 1)
+    begin("data, all of it acknowledged")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.call("info"), p.call("send 10")
+    p.hear()
+    p.say(0, 1, 21, payload=b"answer")
+    p.hear()
+    p.call("recv 20")
+    p.say(RST, 7)
+    begin("none of it acknowledged, and another cookie")
+    p.say(SYN, 0, 1, options=MSS + fast(b"another cookie!!"))
+    p.hear()
+    p.call("info")
+    p.say(0, 1, 11)
+    p.hear()
+    p.say(RST, 1)
+    begin("a part of it acknowledged")
+    p.say(SYN, 0, 5, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(0, 1, 11)
+    p.hear()
+    p.say(RST, 1)
+    begin("more than was sent")
+    p.say(SYN, 0, 12, options=MSS)
+    p.hear()
+    p.say(SYN, 0, 11, options=MSS, payload=b"data in the SYN-ACK")
+    p.hear()
+    p.call("recv 30"), p.call("info")
+    p.say(RST, 20)
+    begin("data that is too large", n=3000)
+    p.say(SYN, 0, 1421, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(RST, 1)
+    begin("the MSS of the peer counts", n=3000)
+    p.say(SYN, 0, 1421, options=b"\x02\x04\x02\x58")
+    p.hear()
+    p.say(RST, 1)
+    begin("... the next time", n=3000)
+    p.say(RST, 0, 561)
+    p.hear()
+    p.call("error")
+    begin("the answer does not come")
+    p.hear(wait=1.3)
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(0, 1, 11)
+    p.hear()
+    p.say(RST, 1)
+    begin("it comes late")
+    p.hear(wait=1.3)
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(RST, 1)
+    begin("a SYN crosses it")
+    p.say(SYN, 0, options=MSS)
+    p.hear()
+    p.say(0, 1, 1)
+    p.hear(wait=1.5)
+    p.call("info")
+    p.say(0, 1, 11)
+    p.hear()
+    p.say(RST, 1)
+    begin("connect", how="connectfast")
+    p.call("info"), p.call("send 10")
+    p.hear()
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(RST, 1)
+    begin("connect, and close", how="connectfast")
+    p.call("close")
+    p.hear()
+    begin("nothing to send", n=0)
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("info")
+    p.say(RST, 1)
+    p.note("-- a SYN that does not get through")
+    p.peer_port = 7001
+    begin("it is too large", n=1000)
+    p.too_big(700)
+    p.hear()
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    p.call("info")
+
+
+def fast_open_blackhole(p):
+    """Fast Open rests for a while where something on the way does not seem to let it through: here a second, then two."""
+    p.hears_all = False
+
+    def begin(name):
+        p.note(f"-- {name}")
+        p.iss, p.port = None, 7000
+        p.call(f"sendfast {US} {p.peer_port} 10")
+        p.hear()
+
+    def end(seq=1):
+        p.say(RST, seq, 1)
+        p.call("close")
+        p.peer_port += 1
+
+    begin("a cookie")
+    p.say(SYN, 0, 1, options=MSS + fast(b"a cookie"))
+    p.hear()
+    end()
+    begin("nobody answers")
+    for _ in range(3):
+        p.hear(wait=1.3)
+    p.say(RST, 0, 1)
+    p.hear()
+    p.call("error")
+    p.peer_port += 1
+    begin("it rests")
+    p.say(SYN, 0, 1, options=MSS)
+    p.hear()
+    end()
+    time.sleep(1)
+    begin("it is tried again")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.note("-- a RST that is not where it should be")
+    p.say(RST, 100)
+    p.hear()
+    end()
+    begin("it rests")
+    end()
+    time.sleep(1)
+    begin("... for longer")
+    end()
+    time.sleep(1.2)
+    begin("it is tried again, and works")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.say(0, 1, 11, payload=b"answer")
+    p.hear()
+    p.call("recv 10")
+    end(7)
+    begin("a FIN and nothing before it")
+    p.say(SYN, 0, 11, options=MSS)
+    p.hear()
+    p.say(FIN, 10, 11)
+    p.hear()
+    end()
+    begin("it rests")
+    end()
+    time.sleep(1.1)
+    begin("... for a second only")
+    end()
+
+
 SCRIPTS = {f.__name__: f for f in (
     handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
     simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
-    small_segments, paws, losses, timeout)}
+    small_segments, paws, losses, timeout, fast_open, fast_open_queue, fast_open_client,
+    fast_open_blackhole)}
 
 
 def main(script, *command):

@@ -396,6 +396,138 @@ def path_mtu(shim, privilege):
         return output, note
 
 
+FAST = """
+import socket, sys
+MSG_FASTOPEN = 0x20000000
+who, family, host = sys.argv[1:4]
+family = socket.AF_INET6 if family == "6" else socket.AF_INET
+def info(s):
+    t = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return f"data in the SYN {t[5] >> 5 & 1}, client's failure {t[7] >> 1 & 3}"
+if who == "server":
+    l = socket.create_server(("", 7000), family=family)
+    l.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+    print("up", flush=True)
+    for n in range(5):
+        c, _ = l.accept()
+        data = b""
+        while len(data) < 4000:
+            data += c.recv(4000)
+        c.sendall(data)
+        # Until the client has what it is sent: the handshake is over then.
+        assert c.recv(1) == b""
+        print(n, len(data), info(c), flush=True)
+        c.close()
+else:
+    data = bytes(range(250)) * 16
+    for n in range(5):
+        c = socket.socket(family)
+        if n < 3:
+            sent = c.sendto(data, MSG_FASTOPEN, (host, 7000))
+        else:
+            c.setsockopt(socket.IPPROTO_TCP, 30, 1)
+            c.connect((host, 7000))
+            sent = c.send(data[:100])
+            c.sendall(data[100:])
+        got = b""
+        while len(got) < 4000:
+            got += c.recv(4000)
+        print(n, sent, got == data, info(c), flush=True)
+        c.shutdown(socket.SHUT_WR)
+        c.recv(1)
+        c.close()
+"""
+
+FAST_COUNTERS = ("Active", "ActiveFail", "Passive", "PassiveFail", "ListenOverflow", "CookieReqd", "Blackhole", "PassiveAltKey")
+
+
+def fast_open(ends):
+    """A client of TCP Fast Open and its server on the two stacks: what they see, and what is counted on both ends."""
+
+    def run(shim, privilege):
+        output, notes = "", []
+        for family in ("4", "6"):
+            with net.Line() as line:
+                for namespace in (line.server, line.client):
+                    namespace.sysctl({"net.ipv4.tcp_fastopen": 3})
+                address = line.address(family)
+                sides = {}
+                for who, namespace in (("server", line.server), ("client", line.client)):
+                    sides[who] = Side(namespace, [stage().python, "-c", FAST, who, family, address], shim and who in ends, privilege)
+                    if who == "server":
+                        sides[who].wait_for_line()
+                output += sides["client"].finish(30) + sides["server"].finish(30)
+                for who, side in sides.items():
+                    counters = side.counters() if side.shim else side.namespace.kernel_counters()
+                    output += f"{who}: " + ", ".join(
+                        f"{name} {counters.get('TcpExtTCPFastOpen' + name, 0)}" for name in FAST_COUNTERS) + "\n"
+                    notes.append(check_stacks(side.namespace, [(side, (who,))]))
+        return output, "; ".join(notes)
+
+    return run
+
+
+FAST_SERVER = """
+import socket, sys
+family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
+l = socket.create_server(("", int(sys.argv[2])), family=family)
+l.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 16)
+print("up", flush=True)
+while True:
+    c, _ = l.accept()
+    c.sendall(c.recv(100))
+    c.recv(1)
+    c.close()
+"""
+
+FAST_CLIENT = """
+import socket, sys
+family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
+for port in sys.argv[3:]:
+    c = socket.socket(family)
+    c.sendto(b"hello", 0x20000000, (sys.argv[2], int(port)))
+    t = c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    print(port, c.recv(10), f"data in the SYN {t[5] >> 5 & 1}, client's failure {t[7] >> 1 & 3}", flush=True)
+    c.close()
+"""
+
+OLD_KEY, NEW_KEY = "03020100-07060504-0b0a0908-0f0e0d0c", "00112233-44556677-8899aabb-ccddeeff"
+
+
+def fast_open_keys(shim, privilege):
+    """Two servers on one host with the same key, one of them the kernel's: the cookie of each is good at the other. Then the
+    key is changed, and the old one kept beside it."""
+    output, notes = "", []
+    for family in ("4", "6"):
+        for first, second in ((7000, 7001), (7001, 7000)):
+            with net.Line() as line:
+                line.client.sysctl({"net.ipv4.tcp_fastopen": 1})
+                line.server.sysctl({"net.ipv4.tcp_fastopen": 2, "net.ipv4.tcp_fastopen_key": OLD_KEY})
+                serve = lambda port, ours: Side(line.server, [stage().python, "-c", FAST_SERVER, family, port], shim and ours, privilege)
+                kernel, own = serve(7000, False), serve(7001, True)
+                for side in (kernel, own):
+                    side.wait_for_line()
+                ask = lambda *ports: line.client.output(stage().python, "-c", FAST_CLIENT, family, line.address(family), *ports)
+                output += ask(first, second, first)
+                line.server.sysctl({"net.ipv4.tcp_fastopen_key": f"{NEW_KEY},{OLD_KEY}"})
+                # The sysctls are read when a stack is made.
+                own.stop()
+                own = serve(7001, True)
+                own.wait_for_line()
+                output += ask(second, first, second)
+                alt = "TcpExtTCPFastOpenPassiveAltKey"
+                counted = line.server.kernel_counters()[alt] + (own.counters().get(alt, 0) if shim else 0)
+                output += f"the older key: {counted}\n"
+                fast = "TcpExtTCPFastOpenPassive"
+                opened = [line.server.kernel_counters()[fast], own.counters().get(fast, 0)]
+                if not opened[0] or (shim and not opened[1]):
+                    raise Failed(f"the kernel and tcpreload have opened {opened} fast")
+                notes.append(f"opened fast: kernel {opened[0]}" + f", tcpreload {opened[1]}" * shim)
+                for side in (own, kernel):
+                    side.stop()
+    return output, "; ".join(notes)
+
+
 def tests(full=False):
     scenarios = [
         Same("unreachable", unreachable),
@@ -406,6 +538,11 @@ def tests(full=False):
         Same("malformed", malformed(100000 if full else 20000), privileges=("root",) if not full else ("root", "net_raw")),
         Same("restart", restart),
         Same("overflow", overflow),
+        Same("fast open, client", fast_open(("client",))),
+        Same("fast open, server", fast_open(("server",))),
+        Same("fast open, both", fast_open(("client", "server"))),
+        # The key is root's to read.
+        Same("fast open, keys", fast_open_keys, privileges=("root",)),
     ]
     out = [test for scenario in scenarios for test in scenario.tests()]
     for name, command in (("idle", ["c:echo", "server", 7000]), ("idle, threads", ["py:server.py", 7000])):

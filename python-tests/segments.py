@@ -12,7 +12,10 @@ class Script:
     def run(self, shim):
         with net.Namespace() as namespace:
             # Challenge ACKs and answers in TIME-WAIT are limited in number; here each one counts.
-            namespace.sysctl({"net.ipv4.tcp_invalid_ratelimit": 0})
+            # The key makes the cookies of Fast Open the same in each run, and on both stacks.
+            namespace.sysctl({"net.ipv4.tcp_invalid_ratelimit": 0, "net.ipv4.tcp_fastopen": 3,
+                              "net.ipv4.tcp_fastopen_blackhole_timeout_sec": 1,
+                              "net.ipv4.tcp_fastopen_key": "03020100-07060504-0b0a0908-0f0e0d0c"})
             prefix = [stage().tcpreload, "--strict"] if shim else []
             output = namespace.output(*stage().command(["py:play.py", self.name]), *prefix, *stage().command(["py:actor.py"]))
             opens = namespace.kernel_counters()["TcpPassiveOpens"]

@@ -1,5 +1,6 @@
 //! Connections, whoever has them: made, found by their names, driven by segments and timers, and forgotten.
 
+use super::fastopen::TIMER_HELD;
 use super::transmit::flow_label;
 use super::{Conn, ConnId, PortId, Stack};
 use crate::fixed::TimerKey;
@@ -56,6 +57,8 @@ impl Stack {
     /// Forgets a connection altogether.
     pub(super) fn remove_conn(&mut self, id: ConnId) {
         self.unindex_conn(id);
+        self.judge_fast_open(id);
+        self.leave_fast_queue(id);
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(id) else { return };
         conn.tcb.release(&mut self.pool);
@@ -167,6 +170,7 @@ impl Stack {
                     }
                 }
                 TIMER_REQUEST => self.request_timer(now, key.id),
+                TIMER_HELD => self.held_timer(key.id),
                 _ => {}
             }
         }
@@ -213,6 +217,7 @@ impl Stack {
         if let Some(reply) = outcome.reply {
             self.queue_reply(&tuple, path, &reply);
         }
+        self.settle_fast_open(now, id);
         if outcome.fate == Fate::Ends {
             self.conn_ended(id);
         } else {

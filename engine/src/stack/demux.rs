@@ -2,7 +2,7 @@
 
 use super::connections::{Before, env};
 use super::{ConnId, Stack};
-use crate::tcp::{Env, Segment};
+use crate::tcp::{Env, Segment, State};
 use crate::values::link::{PacketType, RxChecksum};
 use crate::values::{Counter, Endpoint, FourTuple, Instant, RxMeta};
 use crate::wire::ip::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, Packet};
@@ -89,10 +89,14 @@ impl Stack {
         let conn = &mut self.conns[id];
         let before = Before::of(conn);
         let mut env = env!(self, core, now);
+        let opens = conn.tcb.state() == State::SynSent;
         let outcome = conn.tcb.input(&mut env, seg);
         // Not for what was merely addressed to it: a forged segment must not turn the connection's traffic to its sender.
         if outcome.acceptable {
             conn.path = meta.source;
+            if opens {
+                self.learn_from_synack(now, id, seg);
+            }
         }
         self.settle(now, id, before, outcome);
     }

@@ -11,7 +11,8 @@
 
 use super::connections::{Before, TIMER_REQUEST, env, path_mss};
 use super::cookie;
-use super::{SockId, SocketPhase, Stack};
+use super::fastopen::AtSyn;
+use super::{ConnId, SockId, SocketPhase, Stack};
 use crate::fixed::hash::Chained;
 use crate::fixed::{Id, TimerId, TimerKey};
 use crate::stack::ready::Ready;
@@ -19,7 +20,7 @@ use crate::tcp::handshake::{self, Handshake};
 use crate::tcp::{Env, OpenParams, Reply, Segment, isn};
 use crate::values::{Counter, Endpoint, Error, FourTuple, Instant, RxMeta, SeqNum, error::Result};
 use crate::values::{Path, Sysctls};
-use crate::wire::{Flags, Header, Options, Timestamps};
+use crate::wire::{Cookie, Flags, Header, Options, Timestamps};
 use bytemuck::Zeroable;
 
 /// First time-out of a SYN-ACK (TCP_TIMEOUT_INIT), doubled each time.
@@ -117,6 +118,7 @@ impl Stack {
         s.phase = SocketPhase::Listening;
         s.shut = 0;
         core.by_port.insert(&mut self.sockets, u64::from(local.port), id);
+        self.listen_fast(id);
         Ok(())
     }
 
@@ -269,6 +271,17 @@ impl Stack {
             return;
         }
         h.iss = iss.unwrap_or_else(|| isn::initial_sequence(&core.key, tuple, now));
+        let params = OpenParams {
+            iss: h.iss,
+            path_mss: mss,
+            device_limit: core.device_limit,
+            ts_offset,
+            options: options.tcp,
+        };
+        let AtSyn::Ordinary(answer) = self.fast_open_at_syn(now, id, tuple, meta, seg, &h, &params) else {
+            return;
+        };
+        let core = &mut *self.core;
         let request = Request {
             tuple: *tuple,
             listener: Some(id),
@@ -290,7 +303,7 @@ impl Stack {
         s.syn_queue += 1;
         s.syn_young += 1;
         self.arm_request(now, request_id);
-        self.send_synack(now, request_id);
+        self.send_synack(now, request_id, answer);
     }
 
     fn arm_request(&mut self, now: Instant, id: RequestId) {
@@ -300,13 +313,15 @@ impl Stack {
         r.timer = self.wheel.schedule(r.timer, key, now.plus_ms(ms));
     }
 
-    fn send_synack(&mut self, now: Instant, id: RequestId) {
+    /// `fast_open`: a cookie for the peer, which only the first SYN-ACK brings.
+    fn send_synack(&mut self, now: Instant, id: RequestId, fast_open: Cookie) {
         let core = &*self.core;
         let r = &self.requests[id];
         let Some(s) = r.listener.and_then(|l| self.sockets.get(l)) else { return };
         let tsval = (now.as_ms() as u32).wrapping_add(r.ts_offset);
         let window = synack_window(&s.options.tcp, &core.sysctls, core.device_limit);
-        let header = synack(&r.handshake, &r.tuple, r.path_mss, tsval, &s.options.tcp, window);
+        let mut header = synack(&r.handshake, &r.tuple, r.path_mss, tsval, &s.options.tcp, window);
+        header.options.fast_open = fast_open;
         let (tuple, path, options) = (r.tuple, r.path, s.options);
         self.queue_header(&tuple, path, &header, &options);
     }
@@ -352,7 +367,7 @@ impl Stack {
         self.core.counters.inc(Counter::TCPSynRetrans);
         self.core.counters.inc(Counter::RetransSegs);
         self.requests[id].resent = true;
-        self.send_synack(now, id);
+        self.send_synack(now, id, Cookie::NONE);
     }
 
     pub(super) fn remove_request(&mut self, id: RequestId) {
@@ -389,8 +404,12 @@ impl Stack {
             }
             return;
         }
-        if paws || !in_window(seg, h.irs + 1, SYNACK_WINDOW) {
+        if paws || !seg.lies_in(h.irs + 1, SYNACK_WINDOW) {
             self.answer_unacceptable(now, id, meta, seg, paws);
+            return;
+        }
+        if f.has(Flags::RST) && seg.hdr.seq != h.irs + 1 {
+            self.challenge_reset(now, id, meta);
             return;
         }
         // A SYN at IRS is the one that we know.
@@ -437,6 +456,18 @@ impl Stack {
             self.core.counters.inc(Counter::TCPACKSkippedSynRecv);
             return;
         }
+        let tuple = self.requests[id].tuple;
+        let reply = self.request_ack(now, id);
+        self.queue_reply(&tuple, meta.source, &reply);
+    }
+
+    /// A RST in the window, but not where it should be (RFC 5961 3.2; Linux since 6.18: python-tests/play.py, embryo).
+    fn challenge_reset(&mut self, now: Instant, id: RequestId, meta: &RxMeta) {
+        if self.is_over_limit(now, id) {
+            self.core.counters.inc(Counter::TCPACKSkippedChallenge);
+            return;
+        }
+        self.core.counters.inc(Counter::TCPChallengeACK);
         let tuple = self.requests[id].tuple;
         let reply = self.request_ack(now, id);
         self.queue_reply(&tuple, meta.source, &reply);
@@ -520,17 +551,13 @@ impl Stack {
         ts_offset: u32,
         seg: &Segment,
     ) {
-        let s = &self.sockets[listener];
-        let (options, port) = (s.options, s.port);
-        let Ok(id) = self.conn_create(*tuple, port, options.reuse_addr) else {
+        let Some(id) = self.child_of(listener, tuple, meta) else {
             self.core.counters.inc(Counter::ListenDrops);
             return;
         };
+        let options = self.sockets[listener].options;
         let core = &mut *self.core;
         let conn = &mut self.conns[id];
-        conn.path = meta.source;
-        conn.listener = Some(listener);
-        conn.take_marks(&options, &core.key, &core.sysctls);
         let params = OpenParams {
             iss: h.iss,
             path_mss: mss,
@@ -545,6 +572,19 @@ impl Stack {
         self.sockets[listener].accept_queue.push_back(&mut self.conns, id);
         self.settle(now, id, before, outcome);
         self.notify(listener, Ready::IN);
+    }
+
+    /// A connection of a listener's, its control block still CLOSED.
+    pub(super) fn child_of(&mut self, listener: SockId, tuple: &FourTuple, meta: &RxMeta) -> Option<ConnId> {
+        let s = &self.sockets[listener];
+        let (options, port) = (s.options, s.port);
+        let id = self.conn_create(*tuple, port, options.reuse_addr).ok()?;
+        let core = &*self.core;
+        let conn = &mut self.conns[id];
+        conn.path = meta.source;
+        conn.listener = Some(listener);
+        conn.take_marks(&options, &core.key, &core.sysctls);
+        Some(id)
     }
 
     /// An ACK without a request: perhaps it brings a cookie back. False when it does not.
@@ -605,12 +645,6 @@ fn fewer_when_crowded(mut retries: u32, queue: u32, young: u32, backlog: u32) ->
         }
     }
     retries
-}
-
-/// tcp_in_window.
-fn in_window(seg: &Segment, start: SeqNum, size: u32) -> bool {
-    let (seq, end, right) = (seg.hdr.seq, seg.end(), start + size);
-    seq == start || (end.after(start) && seq.before(right)) || (seq == right && seq == end)
 }
 
 fn synack_window(options: &crate::tcp::TcpOptions, sysctls: &Sysctls, device_limit: u32) -> u16 {

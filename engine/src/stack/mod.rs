@@ -10,6 +10,7 @@
 //! | `connections` | connections, whoever has them: made, found, driven, forgotten |
 //! | `listen` | SYN queue and accept queue: the passive open |
 //! | `cookie` | SYN cookies |
+//! | `fastopen` | TCP Fast Open: its cookies, connections that are made at the SYN |
 //! | `demux` | a packet's way to its connection, listener, or to a drop with a reason |
 //! | `icmp` | ICMP errors, to whom they concern |
 //! | `time_wait` | connections that are over, and who may take their names |
@@ -26,6 +27,7 @@ mod connections;
 mod cookie;
 mod demux;
 mod epoll;
+mod fastopen;
 mod holds;
 mod icmp;
 mod inspect;
@@ -53,6 +55,7 @@ pub use sockets::{Accepted, RecvFlags, Route, SendFlags, ShutdownHow};
 pub use transmit::{TxPacket, TxSink};
 pub use view::{ArenaState, Stack};
 
+use self::fastopen::FastQueue;
 use self::holds::Refs;
 use crate::fixed::hash::Chained;
 use crate::fixed::list::{Linked, Links, List};
@@ -106,6 +109,7 @@ pub struct Socket {
     syn_young: u32,
     /// When the last SYN cookie was sent.
     cookies_at: Instant,
+    fast: FastQueue,
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, epoll::OnSocket>,
     cookie_chain: Option<SockId>,
@@ -124,6 +128,8 @@ pub struct Conn {
     socket: Option<SockId>,
     /// The listener in whose accept queue it waits.
     listener: Option<SockId>,
+    /// The listener in whose Fast Open queue it counts.
+    fast_queue: Option<SockId>,
     port: Option<PortId>,
     timer: Option<TimerId>,
     /// When `timer` fires.

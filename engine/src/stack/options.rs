@@ -1,5 +1,6 @@
 //! Socket options. The C edge turns levels, names and structs into [`SockOpt`] and numbers; ranges and effects are here.
 
+use super::fastopen::may_be_tuned;
 use super::listen::{defer_seconds, defer_timeouts};
 use super::transmit::flow_label;
 use super::{SockId, SocketPhase, Stack};
@@ -25,6 +26,9 @@ pub struct SocketOptions {
     pub linger_on: bool,
     pub freebind: bool,
     pub tcp_inq: bool,
+    /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN_NO_COOKIE.
+    pub fastopen_connect: bool,
+    pub fastopen_no_cookie: bool,
     /// O_NONBLOCK, which belongs to the open file description and so to the socket.
     pub nonblocking: bool,
     pub tos: u8,
@@ -115,6 +119,10 @@ pub enum SockOpt {
     UserTimeout,
     NotsentLowat,
     Inq,
+    /// TCP_FASTOPEN: how many connections of a listener's may be used before their handshakes end.
+    FastOpen,
+    FastOpenConnect,
+    FastOpenNoCookie,
     /// TCP_CONGESTION: 0 cubic, 1 reno.
     Congestion,
 }
@@ -195,9 +203,33 @@ impl Stack {
             SockOpt::UserTimeout => o.tcp.user_timeout_ms = in_range(0, i64::from(i32::MAX))? as u32,
             SockOpt::NotsentLowat => o.tcp.notsent_lowat = value as u32,
             SockOpt::Inq => o.tcp_inq = in_range(0, 1)? != 0,
+            SockOpt::FastOpen | SockOpt::FastOpenConnect | SockOpt::FastOpenNoCookie => {
+                return self.set_fast_open(id, opt, value);
+            }
             SockOpt::Congestion => o.tcp.reno = on,
         }
         self.apply_option(now, id, opt, on);
+        Ok(())
+    }
+
+    fn set_fast_open(&mut self, id: SockId, opt: SockOpt, value: i64) -> Result<()> {
+        let state = self.tcp_state(id);
+        if value < 0 || (opt != SockOpt::FastOpen && value > 1) {
+            return Err(Error::Invalid);
+        }
+        if opt == SockOpt::FastOpenConnect && !self.may_fast_open() {
+            return Err(Error::NotSupported);
+        }
+        let listens = state == State::Listen;
+        if !may_be_tuned(state) || (listens && opt == SockOpt::FastOpenConnect) {
+            return Err(Error::Invalid);
+        }
+        let o = &mut self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?.options;
+        match opt {
+            SockOpt::FastOpenConnect => o.fastopen_connect = value != 0,
+            SockOpt::FastOpenNoCookie => o.fastopen_no_cookie = value != 0,
+            _ => self.tune_fast_queue(id, value as u32),
+        }
         Ok(())
     }
 
@@ -305,6 +337,9 @@ impl Stack {
             SockOpt::UserTimeout => o.tcp.user_timeout_ms.into(),
             SockOpt::NotsentLowat => o.tcp.notsent_lowat.into(),
             SockOpt::Inq => o.tcp_inq.into(),
+            SockOpt::FastOpen => s.fast.max.into(),
+            SockOpt::FastOpenConnect => o.fastopen_connect.into(),
+            SockOpt::FastOpenNoCookie => o.fastopen_no_cookie.into(),
             SockOpt::Congestion => o.tcp.reno.into(),
         })
     }

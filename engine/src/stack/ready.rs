@@ -168,8 +168,12 @@ impl Stack {
         if rcv_shut {
             ready = ready | Ready::IN | Ready::RDHUP;
         }
-        if matches!(tcb.state(), State::SynSent | State::SynReceived) {
-            return ready;
+        match tcb.state() {
+            // A write makes the SYN leave.
+            State::SynSent if tcb.is_deferred() => return ready | Ready::OUT,
+            State::SynSent => return ready,
+            State::SynReceived if !tcb.is_early() => return ready,
+            _ => {}
         }
         if tcb.readable_bytes() >= s.options.rcvlowat.max(1) as usize {
             ready = ready | Ready::IN;

@@ -62,6 +62,7 @@ impl Stack {
             s.accept_queue = List::default();
             s.syn_queue = 0;
             s.syn_young = 0;
+            s.fast.len = 0;
             let (cookie, port) = (s.cookie, s.local.port);
             let listening = s.phase == super::SocketPhase::Listening;
             core.by_cookie.insert(&mut self.sockets, cookie, id);
@@ -79,13 +80,16 @@ impl Stack {
                 self.wheel.cancel(timer);
             }
             c.timer_at = Instant::ZERO;
-            let (indexed, listener) = (c.indexed, c.listener);
+            let (indexed, listener, fast_queue) = (c.indexed, c.listener, c.fast_queue);
             let hash = core.key.of_tuple(&c.tuple, 0);
             if indexed {
                 core.by_tuple.insert(&mut self.conns, hash, id);
             }
             if let Some(listener) = listener.and_then(|l| self.sockets.get_mut(l)) {
                 listener.accept_queue.push_back(&mut self.conns, id);
+            }
+            if let Some(listener) = fast_queue.and_then(|l| self.sockets.get_mut(l)) {
+                listener.fast.len += 1;
             }
             core.output.push_back(&mut self.conns, id);
             if self.conns[id].tcb.state() == State::TimeWait {

@@ -128,6 +128,41 @@ impl Stack {
             SocketPhase::Connecting => return self.connect_result(id),
             SocketPhase::Unconnected => {}
         }
+        let (fast, without_cookie) = (s.options.fastopen_connect, s.options.fastopen_no_cookie);
+        let conn_id = self.prepare_connection(now, id, remote, route)?;
+        if fast {
+            return self.connect_deferred(now, conn_id, without_cookie);
+        }
+        let core = &mut *self.core;
+        self.conns[conn_id].tcb.send_syn(&mut env!(self, core, now));
+        self.touch(conn_id);
+        Err(Error::InProgress)
+    }
+
+    /// sendto(2) with MSG_FASTOPEN on an unconnected socket: as connect, and [`Stack::write_syn`] may follow.
+    ///
+    /// # Errors
+    /// As connect.
+    pub fn connect_with_data(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        remote: Endpoint,
+        route: &Route,
+    ) -> Result<()> {
+        self.prepare_connection(now, id, remote, route)?;
+        self.open_with_data(now, id)
+    }
+
+    /// A connection in SYN-SENT whose SYN waits to be let go.
+    fn prepare_connection(
+        &mut self,
+        now: Instant,
+        id: SockId,
+        remote: Endpoint,
+        route: &Route,
+    ) -> Result<ConnId> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
         let (options, port, bound) = (s.options, s.port, s.local);
         let scope = if remote.addr.is_link_local_v6() { remote.scope } else { 0 };
         let source = if bound.addr.is_unspecified() { route.source } else { bound.addr };
@@ -168,8 +203,7 @@ impl Stack {
         s.conn = Some(conn_id);
         s.error = 0;
         s.phase = SocketPhase::Connecting;
-        self.touch(conn_id);
-        Err(Error::InProgress)
+        Ok(conn_id)
     }
 
     /// How an attempt stands: Ok once, when it has succeeded.
@@ -334,6 +368,7 @@ impl Stack {
         s.conn = Some(accepted.conn);
         s.error = conn.tcb.error();
         conn.tcb.clear_error();
+        conn.tcb.accepted();
         Ok(id)
     }
 
@@ -371,6 +406,7 @@ impl Stack {
         let conn = self.conns.get_mut(conn_id).ok_or(Error::BrokenPipe)?;
         core.in_work = Some(conn_id);
         match conn.tcb.state() {
+            State::SynReceived if conn.tcb.is_early() => {}
             State::SynSent | State::SynReceived => return Err(Error::WouldBlock),
             state if !state.may_send() => return Err(Error::BrokenPipe),
             _ => {}
@@ -457,6 +493,12 @@ impl Stack {
             }
         }
         Ok(done)
+    }
+
+    /// Nothing waits to be read but an error.
+    pub fn ends_in_error(&self, id: SockId) -> bool {
+        let Some(s) = self.sockets.get(id) else { return false };
+        s.error != 0 && s.conn.and_then(|c| self.conns.get(c)).is_none_or(|c| c.tcb.readable_bytes() == 0)
     }
 
     /// shutdown(2).

@@ -10,6 +10,7 @@ use crate::values::{Addr, Counter, Error, RxMeta, Sysctls};
 use crate::wire::ip::{self, PROTO_TCP};
 use std::collections::VecDeque;
 
+mod fastopen;
 mod icmp;
 mod segments;
 

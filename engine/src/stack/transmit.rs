@@ -7,7 +7,7 @@ use crate::tcp::{Env, Reply, Segment, TxLimits};
 use crate::values::limits::CHUNK_BYTES;
 use crate::values::{Addr, Counter, FourTuple, Instant, Path, SeqNum, Sysctls};
 use crate::wire::tcp::MAX_HEADER_BYTES;
-use crate::wire::{Flags, Header, Options, Timestamps};
+use crate::wire::{Cookie, Flags, Header, Options, Timestamps};
 use bytemuck::Zeroable;
 
 /// Payload of the largest segment handed to a device that cuts it up itself: an IP packet holds 65,535 bytes.
@@ -74,7 +74,7 @@ pub(super) struct QueuedReply {
     sack_permitted: u8,
     /// A RST for a segment that nobody claims: it may be the kernel's.
     is_refusal: u8,
-    _pad: [u8; 2],
+    fast_open: Cookie,
 }
 
 #[derive(Zeroable)]
@@ -154,6 +154,7 @@ impl Stack {
             wscale: h.options.window_scale.unwrap_or(0),
             has_wscale: u8::from(h.options.window_scale.is_some()),
             sack_permitted: u8::from(h.options.sack_permitted),
+            fast_open: h.options.fast_open,
             ..QueuedReply::zeroed()
         };
         self.push_reply(queued);
@@ -304,6 +305,7 @@ impl QueuedReply {
                 mss: (self.mss != 0).then_some(self.mss),
                 window_scale: (self.has_wscale != 0).then_some(self.wscale),
                 sack_permitted: self.sack_permitted != 0,
+                fast_open: self.fast_open,
                 timestamps: (self.has_ts != 0).then_some(Timestamps { val: self.ts_val, ecr: self.ts_ecr }),
                 ..Options::default()
             },

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::epoll::{EpollItem, EpollSet};
+use super::fastopen::{Pause, Peers};
 use super::holds::{Hold, Holder};
 use super::listen::ByRequest;
 use super::ports::{ByNumber, Port};
@@ -75,6 +76,8 @@ pub(super) struct Core {
     pub output: List<Conn, Output>,
     pub time_waits: List<Conn, TimeWaits>,
     pub replies: ReplyQueue,
+    pub peers: Peers,
+    pub fast_pause: Pause,
     pub wakes: List<Waiter, OnWakeList>,
     pub port_set: PortSet,
     pub ports_version: u64,

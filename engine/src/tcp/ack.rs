@@ -85,12 +85,7 @@ impl Tcb {
             return;
         }
         self.snd.una = ack;
-        let data = if ack.after(self.snd.base) { (ack - self.snd.base) as usize } else { 0 };
-        let data = data.min(self.send.len());
-        self.send.consume(env.pool, data);
-        self.send.shrink_if_empty(env.pool, false);
-        self.snd.base += data as u32;
-        self.totals.bytes_acked += data as u64;
+        self.drop_acknowledged(env, ack);
         news.delivered += self.board.acknowledge(ack, |part, span| delivered.take(part, span));
         if self.board.spans().first().is_some_and(|s| s.place == Place::Sacked) {
             // The peer holds what follows and yet does not acknowledge it: it has dropped it (RFC 2018 8).
@@ -101,6 +96,16 @@ impl Tcb {
         self.rec.backoff = 0;
         self.rec.dup_acks = 0;
         self.rec.stalled_since = crate::values::Instant::ZERO;
+    }
+
+    /// Bytes below `ack` need not be kept.
+    pub(super) fn drop_acknowledged(&mut self, env: &mut Env, ack: SeqNum) {
+        let data = if ack.after(self.snd.base) { (ack - self.snd.base) as usize } else { 0 };
+        let data = data.min(self.send.len());
+        self.send.consume(env.pool, data);
+        self.send.shrink_if_empty(env.pool, false);
+        self.snd.base += data as u32;
+        self.totals.bytes_acked += data as u64;
     }
 
     /// RFC 8985 7.4: the probe is acknowledged. Where it was a repetition and nothing says that it arrived twice, it has repaired
@@ -310,6 +315,19 @@ impl Tcb {
         self.mark_lost_by_timeout(env);
         self.start_from_loss();
         self.cc.on_timeout(self.pipe());
+    }
+
+    /// What is in flight leaves once more, without a cut of the window: no congestion was told (tcp_simple_retransmit,
+    /// tcp_non_congestion_loss_retransmit).
+    pub(super) fn send_flight_again(&mut self) {
+        if self.rec.phase == Phase::Open {
+            self.remember_window();
+            self.cc.ssthresh = self.cc.ssthresh.max(self.cc.cwnd / 4 * 3);
+        }
+        // Nothing was sent again for this yet.
+        self.rec.undo_bytes = 0;
+        self.rec.retrans_stamp = 0;
+        self.take_all_for_lost();
     }
 
     /// All that is in flight and not SACKed is to be sent again.

@@ -73,8 +73,10 @@ impl Tcb {
         self.snd.wl2 = h.ack;
         self.snd.wl1 = h.seq;
         self.syn_acknowledged(env);
+        self.drop_acknowledged(env, h.ack);
         self.state = State::Established;
         self.established(env);
+        self.syn_data_answered(env, seg);
         self.acks.now = true;
         Outcome::ACCEPTED
     }
@@ -87,7 +89,7 @@ impl Tcb {
     }
 
     /// The handshake's round trip is over.
-    fn syn_acknowledged(&mut self, env: &mut Env) {
+    pub(super) fn syn_acknowledged(&mut self, env: &mut Env) {
         if self.rtt.timing && self.rec.backoff == 0 {
             self.rtt.sample(env.now.us_since(self.rtt.timed_at) as u32);
         }
@@ -99,7 +101,8 @@ impl Tcb {
     /// RFC 9293 3.10.7.4.
     fn input_synchronized(&mut self, env: &mut Env, seg: &Segment) -> Outcome {
         if let Some(outcome) = self
-            .check_timestamp(env, seg)
+            .check_early(env, seg)
+            .or_else(|| self.check_timestamp(env, seg))
             .or_else(|| self.check_sequence(env, seg))
             .or_else(|| self.check_reset(env, seg))
             .or_else(|| self.check_syn(env, seg))
@@ -110,9 +113,14 @@ impl Tcb {
         }
         self.update_ts_recent(env, seg);
         self.rearm_keepalive(env);
-        if self.state == State::SynReceived
-            && let Some(outcome) = self.finish_simultaneous_open(env, seg)
-        {
+        let ends_handshake = if self.is_early() {
+            self.finish_early(env, seg)
+        } else if self.state == State::SynReceived {
+            self.finish_simultaneous_open(env, seg)
+        } else {
+            None
+        };
+        if let Some(outcome) = ends_handshake {
             return outcome;
         }
         if !self.process_ack(env, seg) {
@@ -140,7 +148,7 @@ impl Tcb {
         Some(self.answer_unacceptable(env, seg, Counter::TCPACKSkippedPAWS))
     }
 
-    fn is_timestamp_old(&self, now: Instant, seg: &Segment) -> bool {
+    pub(super) fn is_timestamp_old(&self, now: Instant, seg: &Segment) -> bool {
         let Some(t) = seg.hdr.options.timestamps.filter(|_| self.ts.enabled) else { return false };
         let stale_recent = ((now.as_ms() / 1000) as u32).wrapping_sub(self.ts.recent_age_s) >= PAWS_IDLE_S;
         (t.val.wrapping_sub(self.ts.recent) as i32) < 0 && !stale_recent
@@ -169,15 +177,21 @@ impl Tcb {
     /// The ACK that an unacceptable segment gets; those without data or FIN at most one in tcp_invalid_ratelimit, so that
     /// two confused ends do not answer each other for ever (tcp_oow_rate_limited).
     fn answer_unacceptable(&mut self, env: &mut Env, seg: &Segment, skipped: Counter) -> Outcome {
-        let limit_us = env.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
-        if seg.is_empty() || seg.hdr.flags.has(Flags::SYN) {
-            if self.acks.last_oow.is_set() && env.now.us_since(self.acks.last_oow) < limit_us {
-                env.counters.inc(skipped);
-                return Outcome::DONE;
-            }
-            self.acks.last_oow = env.now;
+        if (seg.is_empty() || seg.hdr.flags.has(Flags::SYN)) && self.is_over_limit(env, skipped) {
+            return Outcome::DONE;
         }
         Outcome::reply(Some(self.ack_reply(env)))
+    }
+
+    /// Within tcp_invalid_ratelimit of the last one.
+    pub(super) fn is_over_limit(&mut self, env: &mut Env, skipped: Counter) -> bool {
+        let limit_us = env.sysctls.tcp_invalid_ratelimit[0] as u64 * 1000;
+        if self.acks.last_oow.is_set() && env.now.us_since(self.acks.last_oow) < limit_us {
+            env.counters.inc(skipped);
+            return true;
+        }
+        self.acks.last_oow = env.now;
+        false
     }
 
     /// RFC 5961 3.2: exactly at RCV.NXT it counts, elsewhere in the window it is challenged.
@@ -186,6 +200,7 @@ impl Tcb {
             return None;
         }
         if seg.hdr.seq != self.rcv.nxt {
+            self.suspect_reset();
             return Some(self.challenge(env));
         }
         let errno = match self.state {
@@ -213,7 +228,11 @@ impl Tcb {
             return None;
         }
         // Simultaneous open: the peer's SYN-ACK is what we wait for.
-        if self.state == State::SynReceived && seg.hdr.flags.has(Flags::ACK) && seg.hdr.seq == self.rcv.irs {
+        if self.state == State::SynReceived
+            && !self.is_early()
+            && seg.hdr.flags.has(Flags::ACK)
+            && seg.hdr.seq == self.rcv.irs
+        {
             return None;
         }
         env.counters.inc(Counter::TCPSYNChallenge);
@@ -280,6 +299,10 @@ impl Tcb {
         self.acks.now |= seg.hdr.flags.has(Flags::SYN);
         self.state = if self.fin_queued { State::FinWait1 } else { State::Established };
         self.established(env);
+        if self.snd.una != self.snd.nxt {
+            // Data was in our SYN, and the peer's has crossed it.
+            self.send_flight_again();
+        }
         None
     }
 
@@ -360,7 +383,7 @@ impl Tcb {
         (start, data)
     }
 
-    fn take_in_order(&mut self, env: &mut Env, data: &[u8]) {
+    pub(super) fn take_in_order(&mut self, env: &mut Env, data: &[u8]) {
         let stored = self.recv.write(env.pool, data);
         if stored < data.len() {
             env.counters.inc(Counter::TCPRcvQDrop);

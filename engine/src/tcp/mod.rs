@@ -3,7 +3,7 @@
 //! A [`Tcb`] knows nothing of sockets, tables or devices. Time, the payload pool, the counters and the sysctls come in with
 //! each call as an [`Env`]; the call order is
 //!
-//! 1. [`Tcb::open_active`] or [`Tcb::open_passive`],
+//! 1. [`Tcb::open_active`] and [`Tcb::send_syn`], or [`Tcb::open_passive`], or [`Tcb::open_early`],
 //! 2. [`Tcb::input`] for each segment, [`Tcb::on_timers`] when [`Tcb::next_deadline`] has come, the user's calls in between,
 //! 3. after each of them [`Tcb::output`] until it says `None`.
 //!
@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `state` | the states, and which of them may send or receive |
 //! | `handshake` | which options are offered and agreed |
+//! | `fastopen` | data in the SYN, and use before the handshake ends (RFC 7413) |
 //! | `input` | segments in: a sequence of checks in the order of RFC 9293 3.10.7 |
 //! | `ack` | what an acceptable ACK does: window, recovery, undo |
 //! | `scoreboard`, `rack` | what is in flight; what of it is lost |
@@ -24,6 +25,7 @@
 
 mod ack;
 pub mod congestion;
+pub mod fastopen;
 pub mod handshake;
 mod input;
 pub mod isn;
@@ -52,6 +54,7 @@ use crate::values::{Counter, Counters, Instant, SeqNum, Sysctls};
 use crate::wire::{Flags, Header, Timestamps};
 use bytemuck::Zeroable;
 use congestion::Congestion;
+use fastopen::FastOpen;
 use rtt::Rtt;
 use scoreboard::{Micros, Scoreboard};
 use timers::TimerTable;
@@ -84,6 +87,12 @@ impl Segment<'_> {
     /// The sequence number after the segment.
     pub fn end(&self) -> SeqNum {
         self.hdr.seq + self.len()
+    }
+
+    /// Any of it lies in a window, or it is an empty one at an edge (tcp_in_window).
+    pub fn lies_in(&self, start: SeqNum, size: u32) -> bool {
+        let (seq, end, right) = (self.hdr.seq, self.end(), start + size);
+        seq == start || (end.after(start) && seq.before(right)) || (seq == right && seq == end)
     }
 }
 
@@ -367,7 +376,6 @@ pub struct Tcb {
     recv_shutdown: bool,
     /// MSG_MORE was given with the last write.
     more_coming: bool,
-    /// At least one segment was received after the handshake.
     _pad: [u8; 2],
     /// The errno that ended it, or 0.
     error: i32,
@@ -394,6 +402,7 @@ pub struct Tcb {
     last_ooo: SeqNum,
     /// MSS of the path: MTU less headers, options not counted.
     path_mss: u32,
+    fast: FastOpen,
     send: StreamBuf,
     recv: StreamBuf,
 }
@@ -428,21 +437,31 @@ impl Tcb {
         self.error = 0;
     }
 
-    /// CLOSED to SYN-SENT. The SYN leaves with the next output.
+    /// CLOSED to SYN-SENT. The SYN waits for [`Tcb::send_syn`].
     pub fn open_active(&mut self, env: &mut Env, p: &OpenParams) {
         self.start(env, p);
         self.active = true;
         self.state = State::SynSent;
         self.rcv.scale = handshake::window_scale(env.sysctls, &p.options);
         self.snd.nxt = p.iss;
+        self.hold_syn();
+    }
+
+    /// The SYN leaves with the next output.
+    pub fn send_syn(&mut self, env: &mut Env) {
+        self.release_syn();
         self.syn_due = true;
         env.counters.inc(Counter::ActiveOpens);
     }
 
     /// CLOSED to ESTABLISHED: a handshake that a listener has completed.
     pub fn open_passive(&mut self, env: &mut Env, p: &OpenParams, h: &Handshake) {
+        self.start_passive(env, p, h, State::Established);
+    }
+
+    fn start_passive(&mut self, env: &mut Env, p: &OpenParams, h: &Handshake, state: State) {
         self.start(env, p);
-        self.state = State::Established;
+        self.state = state;
         self.snd.nxt = p.iss + 1;
         self.snd.una = p.iss + 1;
         self.agree(env, h);
@@ -513,6 +532,11 @@ impl Tcb {
         self.rearm_keepalive(env);
     }
 
+    /// When something acceptable came last.
+    pub fn last_heard(&self) -> Instant {
+        self.acks.last_received
+    }
+
     /// When TIME-WAIT began.
     pub fn time_wait_since(&self) -> Instant {
         let end = self.timers.earliest().unwrap_or_default();
@@ -550,6 +574,7 @@ impl Tcb {
         self.probe_due = false;
         self.acks.now = false;
         self.fin_queued = false;
+        self.end_early();
         self.discard_out_of_order(env);
         if self.orphan {
             self.recv.clear(env.pool);

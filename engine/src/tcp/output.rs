@@ -53,11 +53,13 @@ impl Tcb {
     pub fn output(&mut self, env: &mut Env, limits: &TxLimits) -> Option<OutSegment> {
         match self.state {
             State::Closed | State::Listen => return None,
-            State::SynSent | State::SynReceived => return self.output_syn(env),
+            State::SynSent => return self.output_syn(env),
+            State::SynReceived if !self.is_early() => return self.output_syn(env),
             _ => {}
         }
         let seg = self
-            .output_probe(env)
+            .output_synack(env)
+            .or_else(|| self.output_probe(env))
             .or_else(|| self.output_again(env, limits))
             .or_else(|| self.output_new(env, limits))
             .or_else(|| self.output_ack(env));
@@ -78,13 +80,20 @@ impl Tcb {
         self.snd.base + self.send.len() as u32
     }
 
+    /// shutdown(2) before the handshake has ended waits for its end.
+    fn fin_may_leave(&self) -> bool {
+        self.fin_queued && self.state != State::SynReceived
+    }
+
     fn output_syn(&mut self, env: &mut Env) -> Option<OutSegment> {
         if !core::mem::take(&mut self.syn_due) {
             return None;
         }
         let answer = self.state == State::SynReceived;
+        let (mut fast_open, mut payload_len) = Default::default();
         if self.snd.nxt == self.snd.iss {
-            self.snd.nxt = self.snd.iss + 1;
+            (fast_open, payload_len) = self.fill_syn(env);
+            self.snd.nxt = self.snd.iss + 1 + payload_len as u32;
             self.rtt.timing = true;
             self.rtt.timed_at = env.now;
             self.rtt.timed_seq = self.snd.nxt;
@@ -103,6 +112,7 @@ impl Tcb {
             timestamps: (s.tcp_timestamps[0] != 0)
                 .then(|| Timestamps { val: self.ts_now(env), ecr: if answer { self.ts.recent } else { 0 } }),
             sack: SackBlocks::default(),
+            fast_open,
         };
         self.arm_syn_timer(env);
         self.totals.segs_out += 1;
@@ -118,7 +128,7 @@ impl Tcb {
             window: window as u16,
             options,
             payload_offset: 0,
-            payload_len: 0,
+            payload_len,
             gso_size: 0,
         })
     }
@@ -206,7 +216,7 @@ impl Tcb {
         self.segment(env, start, flags, (start - self.snd.base) as usize, data as usize, self.gso(data))
     }
 
-    fn count_retransmission(&mut self, env: &mut Env, segments: u32, bytes: u32) {
+    pub(super) fn count_retransmission(&mut self, env: &mut Env, segments: u32, bytes: u32) {
         env.counters.add(Counter::RetransSegs, u64::from(segments));
         self.totals.retrans = self.totals.retrans.wrapping_add(segments);
         self.totals.bytes_retrans += u64::from(bytes);
@@ -274,7 +284,7 @@ impl Tcb {
         if len == self.unsent() {
             // RFC 9293 MUST-61.
             flags = flags | Flags::PSH;
-            if self.fin_queued {
+            if self.fin_may_leave() {
                 flags = flags | Flags::FIN;
             }
         }
@@ -294,7 +304,7 @@ impl Tcb {
     }
 
     fn output_fin(&mut self, env: &mut Env) -> Option<OutSegment> {
-        if !self.fin_queued || self.snd.nxt != self.fin_seq() {
+        if !self.fin_may_leave() || self.snd.nxt != self.fin_seq() {
             return None;
         }
         let seq = self.snd.nxt;
@@ -441,7 +451,11 @@ impl Tcb {
 
     /// Nothing may leave although something waits: the peer's window is shut, or TCP_CORK holds a partial segment.
     fn arm_persist(&mut self, env: &Env) {
-        if self.unsent() == 0 || self.snd.una != self.snd.nxt || self.timers.is_set(Timer::Persist) {
+        if self.unsent() == 0
+            || self.snd.una != self.snd.nxt
+            || self.timers.is_set(Timer::Persist)
+            || self.is_early()
+        {
             return;
         }
         let at = if self.snd.wnd < self.snd.mss.min(self.unsent()) {

@@ -422,7 +422,10 @@ fn an_ack_that_is_too_old_brings_no_data_in() {
 fn a_stale_syn_ack_is_reset_and_changes_nothing() {
     let mut e = End::new();
     let now = Instant::from_us(1_000_000);
-    e.with(now, |tcb, env| tcb.open_active(env, &OpenParams { iss: SeqNum(1000), ..PARAMS }));
+    e.with(now, |tcb, env| {
+        tcb.open_active(env, &OpenParams { iss: SeqNum(1000), ..PARAMS });
+        tcb.send_syn(env);
+    });
     let syn = e.with(now, |tcb, env| tcb.output(env, &TxLimits { max_bytes: 0 })).unwrap();
     assert_eq!((syn.flags, syn.seq), (Flags::SYN, SeqNum(1000)));
     let stale =

@@ -97,6 +97,10 @@ impl Tcb {
         if !self.rec.stalled_since.is_set() {
             self.rec.stalled_since = self.snd.last_sent;
         }
+        if self.is_early() {
+            self.on_synack_timeout(env);
+            return None;
+        }
         if matches!(self.state, State::SynSent | State::SynReceived) {
             self.on_syn_timeout(env);
             return None;
@@ -104,7 +108,9 @@ impl Tcb {
         if self.snd.una == self.snd.nxt {
             return None;
         }
-        if self.has_timed_out(env) {
+        let expired = self.has_timed_out(env);
+        self.suspect_blackhole(expired);
+        if expired {
             return self.give_up(env);
         }
         self.enter_loss(env);
@@ -120,7 +126,9 @@ impl Tcb {
         };
         let user = u64::from(self.options.user_timeout_ms) * 1000;
         let too_long = user != 0 && env.now.us_since(self.rec.stalled_since) >= user;
-        if u32::from(self.rec.backoff) >= retries || too_long {
+        let expired = u32::from(self.rec.backoff) >= retries || too_long;
+        self.suspect_blackhole(expired);
+        if expired {
             env.counters.inc(Counter::AttemptFails);
             env.counters.inc(Counter::TCPAbortOnTimeout);
             self.end(env, libc::ETIMEDOUT);

@@ -1,6 +1,6 @@
 //! ICMP errors about a connection's segments: RFC 9293 3.9.2.2, RFC 5927, and Linux's tcp_v4_err where they leave a choice.
 
-use super::{Env, Outcome, Phase, State, Tcb};
+use super::{Env, Outcome, State, Tcb};
 use crate::values::{Counter, Error, SeqNum};
 
 impl Tcb {
@@ -10,7 +10,8 @@ impl Tcb {
         if matches!(self.state, State::Closed | State::TimeWait | State::Listen) {
             return false;
         }
-        let plausible = self.snd.una.before_eq(seq) && seq.before_eq(self.snd.nxt);
+        let oldest = if self.is_early() { self.snd.iss } else { self.snd.una };
+        let plausible = oldest.before_eq(seq) && seq.before_eq(self.snd.nxt);
         if !plausible {
             env.counters.inc(Counter::OutOfWindowIcmps);
         }
@@ -23,7 +24,7 @@ impl Tcb {
         if !self.quotes_flight(env, seq) {
             return Outcome::DONE;
         }
-        if matches!(self.state, State::SynSent | State::SynReceived) {
+        if self.is_attempt() {
             env.counters.inc(Counter::AttemptFails);
             self.end(env, error.errno());
             return Outcome::ends(None);
@@ -40,25 +41,23 @@ impl Tcb {
     /// A link on the way takes no more than `path_mss` bytes of TCP options and data. What is in flight is sent again in smaller
     /// segments, without a cut of the window: no congestion was told (RFC 1191 6.5, tcp_simple_retransmit).
     pub fn path_shrank(&mut self, env: &mut Env, seq: SeqNum, path_mss: u32) -> Outcome {
-        if !self.quotes_flight(env, seq) || !self.state.is_synchronized() {
+        if !self.quotes_flight(env, seq) || path_mss >= self.path_mss {
             return Outcome::DONE;
         }
-        if path_mss >= self.path_mss {
-            return Outcome::DONE;
+        match self.state {
+            State::SynSent => self.shrink_syn(),
+            _ if self.state.is_synchronized() || self.is_early() => {}
+            _ => return Outcome::DONE,
         }
         self.path_mss = path_mss;
+        if self.state == State::SynSent {
+            return Outcome::DONE;
+        }
         let options = if self.ts.enabled { 12 } else { 0 };
         self.snd.mss = self.snd.mss.min(path_mss.saturating_sub(options)).max(36);
         self.cc.set_mss(self.snd.mss);
         if self.snd.una != self.snd.nxt {
-            if self.rec.phase == Phase::Open {
-                self.remember_window();
-                self.cc.ssthresh = self.cc.ssthresh.max(self.cc.cwnd / 4 * 3);
-            }
-            // Nothing was sent again for this yet.
-            self.rec.undo_bytes = 0;
-            self.rec.retrans_stamp = 0;
-            self.take_all_for_lost();
+            self.send_flight_again();
         }
         Outcome::DONE
     }

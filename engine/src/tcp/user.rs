@@ -58,6 +58,9 @@ pub struct TcpInfo {
     pub notsent_bytes: u32,
     pub snd_wnd: u32,
     pub rcv_wnd: u32,
+    /// Data went in a SYN (RFC 7413).
+    pub syn_data: bool,
+    pub fastopen_client_fail: u8,
 }
 
 impl Tcb {
@@ -192,6 +195,9 @@ impl Tcb {
             }
             _ => {
                 self.shutdown_send(env);
+                if self.state == State::SynReceived && self.is_early() {
+                    self.state = State::FinWait1;
+                }
                 self.start_fin_wait2(env);
                 if self.state == State::Closed { CloseAction::Gone } else { CloseAction::Lingers }
             }
@@ -225,6 +231,7 @@ impl Tcb {
 
     pub fn info(&self, env: &Env) -> TcpInfo {
         let mss = self.snd.mss.max(1);
+        let (syn_data, fastopen_client_fail) = self.fast_open_info();
         let since = |t: crate::values::Instant| (env.now.us_since(t) / 1000).min(u64::from(u32::MAX)) as u32;
         TcpInfo {
             state: self.state.linux_number(),
@@ -271,6 +278,8 @@ impl Tcb {
             notsent_bytes: self.unsent(),
             snd_wnd: self.snd.wnd,
             rcv_wnd: self.offered(),
+            syn_data,
+            fastopen_client_fail,
         }
     }
 }

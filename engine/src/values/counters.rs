@@ -97,6 +97,14 @@ counters! {
     TcpTimeoutRehash = "TcpExtTcpTimeoutRehash", "Routes tried anew after a time-out.";
     TCPTSReorder = "TcpExtTCPTSReorder", "Reordering found by timestamps.";
     TCPSACKReorder = "TcpExtTCPSACKReorder", "Reordering found by SACK.";
+    TCPFastOpenActive = "TcpExtTCPFastOpenActive", "SYNs whose data was acknowledged.";
+    TCPFastOpenActiveFail = "TcpExtTCPFastOpenActiveFail", "SYNs whose data was not.";
+    TCPFastOpenPassive = "TcpExtTCPFastOpenPassive", "Connections made at the SYN.";
+    TCPFastOpenPassiveFail = "TcpExtTCPFastOpenPassiveFail", "Fast Open cookies that were not good.";
+    TCPFastOpenListenOverflow = "TcpExtTCPFastOpenListenOverflow", "SYNs beyond a listener's TCP_FASTOPEN.";
+    TCPFastOpenCookieReqd = "TcpExtTCPFastOpenCookieReqd", "SYNs that asked for a cookie.";
+    TCPFastOpenBlackhole = "TcpExtTCPFastOpenBlackhole", "Times that Fast Open was paused.";
+    TCPFastOpenPassiveAltKey = "TcpExtTCPFastOpenPassiveAltKey", "Cookies made with the older key.";
     TWKilled = "TcpExtTWKilled", "TIME-WAIT entries dropped early.";
     TCPTimeWaitOverflow = "TcpExtTCPTimeWaitOverflow", "TIME-WAIT table full.";
     IcmpErrors = "TcpreloadIcmpErrors", "ICMP errors about TCP segments, for whatever connection.";

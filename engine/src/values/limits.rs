@@ -49,6 +49,10 @@ pub const MAX_HOLDS: usize = 512 * 1024;
 /// Processes of one family that are counted.
 pub const MAX_PROCESSES: usize = 1024;
 
+/// Pairs of addresses whose Fast Open cookie is remembered, and how many of them share a place.
+pub const FAST_OPEN_PEERS: usize = 1024;
+pub const FAST_OPEN_WAYS: usize = 4;
+
 /// Network interfaces known at once.
 pub const MAX_INTERFACES: usize = 64;
 

@@ -32,7 +32,7 @@ macro_rules! sysctls {
             /// The value as /proc shows it.
             pub fn show(&self, name: &str) -> Option<String> {
                 match name {
-                    $($name => Some(self.$field.iter().map(i64::to_string).collect::<Vec<_>>().join("\t")),)*
+                    $($name => Some(show(name, &self.$field)),)*
                     _ => None,
                 }
             }
@@ -40,7 +40,38 @@ macro_rules! sysctls {
     };
 }
 
+/// The one that is no row of numbers: one key or two, each of four words in hexadecimal digits.
+const KEY: &str = "net.ipv4.tcp_fastopen_key";
+
+fn show(name: &str, field: &[i64]) -> String {
+    if name == KEY {
+        let used = if field[4..].iter().all(|&w| w == 0) { &field[..4] } else { field };
+        let keys = used.chunks(4).map(|k| k.iter().map(|w| format!("{w:08x}")).collect::<Vec<_>>().join("-"));
+        return keys.collect::<Vec<_>>().join(",");
+    }
+    field.iter().map(i64::to_string).collect::<Vec<_>>().join("\t")
+}
+
+fn parse_key(text: &str, field: &mut [i64]) -> Result<(), String> {
+    let wrong =
+        || format!("{KEY}: '{text}' is not one or two keys such as 00000000-00000000-00000000-00000000");
+    let keys: Vec<&str> =
+        text.split([' ', '\t', ':', ',']).map(str::trim).filter(|k| !k.is_empty()).collect();
+    let mut words = [0; 8];
+    if !(1..=2).contains(&keys.len()) || keys.iter().any(|k| k.split('-').count() != 4) {
+        return Err(wrong());
+    }
+    for (word, digits) in words.iter_mut().zip(keys.iter().flat_map(|k| k.split('-'))) {
+        *word = u32::from_str_radix(digits, 16).map_err(|_| wrong())?.into();
+    }
+    field.copy_from_slice(&words);
+    Ok(())
+}
+
 fn parse(name: &str, text: &str, field: &mut [i64], min: i64, max: i64) -> Result<(), String> {
+    if name == KEY {
+        return parse_key(text, field);
+    }
     let mut values = Vec::new();
     for word in text.split([' ', '\t', ':']).filter(|w| !w.is_empty()) {
         let v: i64 = word.trim().parse().map_err(|_| format!("{name}: '{word}' is not a number"))?;
@@ -90,6 +121,9 @@ sysctls! {
     tcp_early_retrans: 1 = [3], "net.ipv4.tcp_early_retrans", 0 ..= 4, "Tail loss probes.";
     tcp_min_snd_mss: 1 = [48], "net.ipv4.tcp_min_snd_mss", 48 ..= 65535, "Smallest MSS accepted from a peer.";
     tcp_notsent_lowat: 1 = [4_294_967_295], "net.ipv4.tcp_notsent_lowat", 0 ..= 4294967295, "Unsent bytes below which a socket is writable.";
+    tcp_fastopen: 1 = [1], "net.ipv4.tcp_fastopen", 0 ..= 2147483647, "RFC 7413: 1 client, 2 server, 4 client without cookie, 0x200 server without cookie, 0x400 every listener.";
+    tcp_fastopen_blackhole_timeout_sec: 1 = [0], "net.ipv4.tcp_fastopen_blackhole_timeout_sec", 0 ..= 2147483647, "Seconds without Fast Open after it seems to have been swallowed; 0: none.";
+    tcp_fastopen_key: 8 = [0; 8], "net.ipv4.tcp_fastopen_key", 0 ..= 4294967295, "What cookies are made with, and what older ones were made with; all zero: a secret of the stack's own.";
     ip_local_port_range: 2 = [32_768, 60_999], "net.ipv4.ip_local_port_range", 1 ..= 65535, "Ports for connect and bind to 0.";
     auto_flowlabels: 1 = [1], "net.ipv6.auto_flowlabels", 0 ..= 3, "IPv6 flow labels: 0 none, 1 unless a socket does not want them, 2 if it does, 3 all.";
     ip_default_ttl: 1 = [64], "net.ipv4.ip_default_ttl", 1 ..= 255, "TTL of what is sent.";
@@ -109,5 +143,13 @@ mod tests {
         assert!(s.set("net.ipv4.tcp_rmem", "1 2").unwrap_err().contains("3 number"));
         assert!(s.set("net.ipv4.tcp_rmem", "4096\t131072\t6291456").is_ok());
         assert_eq!(s.show("net.ipv4.tcp_rmem").unwrap(), "4096\t131072\t6291456");
+        let (name, key) = ("net.ipv4.tcp_fastopen_key", "01020304-a0b0c0d0-00000000-ffffffff");
+        assert!(s.set(name, key).is_ok());
+        assert_eq!(s.show(name).unwrap(), key);
+        assert!(s.set(name, &format!("{key},1-2-3-4")).is_ok());
+        assert_eq!(s.show(name).unwrap(), format!("{key},00000001-00000002-00000003-00000004"));
+        for wrong in ["", "1-2-3", "1-2-3-4-5", "1-2-3-x", "1-2-3-4,1-2-3-4,1-2-3-4"] {
+            assert!(s.set(name, wrong).unwrap_err().contains("keys such as"), "{wrong}");
+        }
     }
 }

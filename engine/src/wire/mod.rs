@@ -6,7 +6,7 @@ pub mod ip;
 pub mod tcp;
 
 pub use checksum::Sum;
-pub use tcp::{Flags, Header, Options, SackBlocks, Timestamps};
+pub use tcp::{Cookie, Flags, Header, Options, SackBlocks, Timestamps};
 
 /// Why bytes from the network were not taken. Never an error of the program: a counted drop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

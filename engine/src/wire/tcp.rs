@@ -1,13 +1,17 @@
-//! The TCP header (RFC 9293 3.1) and its options: MSS, window scale and timestamps (RFC 7323), SACK (RFC 2018).
+//! The TCP header (RFC 9293 3.1) and its options: MSS, window scale and timestamps (RFC 7323), SACK (RFC 2018), Fast Open
+//! (RFC 7413).
 
 use super::Malformed;
 use crate::values::SeqNum;
+use bytemuck::Zeroable;
 use core::fmt;
 use core::ops::BitOr;
 
 /// The largest header: 15 words.
 pub const MAX_HEADER_BYTES: usize = 60;
 const FIXED: usize = 20;
+/// What options may take of it.
+pub const MAX_OPTION_BYTES: usize = MAX_HEADER_BYTES - FIXED;
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub u8);
@@ -93,6 +97,76 @@ impl SackBlocks {
     }
 }
 
+/// How a cookie is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
+#[repr(u8)]
+pub enum CookieForm {
+    /// There is none.
+    #[default]
+    Absent = 0,
+    /// Kind 34 (RFC 7413 4.1.1).
+    Standard = 1,
+    /// The experiment before it: kind 254 with a magic number (RFC 6994).
+    Experiment = 2,
+}
+
+/// The Fast Open option: a cookie, or without bytes the wish for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Zeroable)]
+#[repr(C)]
+pub struct Cookie {
+    pub form: CookieForm,
+    len: u8,
+    bytes: [u8; Cookie::MOST],
+}
+
+impl Cookie {
+    /// Lengths that a cookie may have.
+    pub const LEAST: usize = 4;
+    pub const MOST: usize = 16;
+    pub const NONE: Cookie = Cookie { form: CookieForm::Absent, len: 0, bytes: [0; Cookie::MOST] };
+    const STANDARD_KIND: u8 = 34;
+    const EXPERIMENT_KIND: u8 = 254;
+    const MAGIC: [u8; 2] = [0xf9, 0x89];
+
+    pub fn new(form: CookieForm, cookie: &[u8]) -> Cookie {
+        let mut bytes = [0; Cookie::MOST];
+        let len = cookie.len().min(Cookie::MOST);
+        bytes[..len].copy_from_slice(&cookie[..len]);
+        Cookie { form, len: len as u8, bytes }
+    }
+
+    pub const fn request(form: CookieForm) -> Cookie {
+        Cookie { form, ..Cookie::NONE }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    pub fn is_absent(&self) -> bool {
+        self.form == CookieForm::Absent
+    }
+
+    /// It asks for a cookie.
+    pub fn is_request(&self) -> bool {
+        !self.is_absent() && self.len == 0
+    }
+
+    /// There are bytes to be checked, or to be kept.
+    pub fn is_full(&self) -> bool {
+        !self.is_absent() && self.len > 0
+    }
+
+    /// An option's body. A length that no cookie has is no option (tcp_parse_fastopen_option).
+    fn parse(form: CookieForm, body: &[u8]) -> Cookie {
+        match body.len() {
+            0 => Cookie::request(form),
+            n if n % 2 == 0 && (Cookie::LEAST..=Cookie::MOST).contains(&n) => Cookie::new(form, body),
+            _ => Cookie::NONE,
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Options {
     pub mss: Option<u16>,
@@ -100,6 +174,7 @@ pub struct Options {
     pub sack_permitted: bool,
     pub timestamps: Option<Timestamps>,
     pub sack: SackBlocks,
+    pub fast_open: Cookie,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -176,7 +251,7 @@ impl Header {
 
 impl Options {
     /// RFC 9293 MUST-5, -6, -7, -64: any order, any alignment, unknown ones skipped, bad lengths survived (as Linux does, by
-    /// ignoring the rest). MSS, window scale and SACK-permitted count in a SYN only (MUST-65).
+    /// ignoring the rest). MSS, window scale, SACK-permitted and cookies count in a SYN only (MUST-65).
     fn parse(mut bytes: &[u8], syn: bool) -> Options {
         let mut o = Options::default();
         while let Some(&kind) = bytes.first() {
@@ -204,6 +279,10 @@ impl Options {
                         o.sack.push(SeqNum(be32(b, 0)), SeqNum(be32(b, 4)));
                     }
                 }
+                (Cookie::STANDARD_KIND, _) if syn => o.fast_open = Cookie::parse(CookieForm::Standard, body),
+                (Cookie::EXPERIMENT_KIND, 2..) if syn && body[..2] == Cookie::MAGIC => {
+                    o.fast_open = Cookie::parse(CookieForm::Experiment, &body[2..]);
+                }
                 (8, 8) => o.timestamps = Some(Timestamps { val: be32(body, 0), ecr: be32(body, 4) }),
                 _ => {}
             }
@@ -221,7 +300,7 @@ impl Options {
         *self == Options::default()
     }
 
-    /// SYN: MSS, SACK-permitted with timestamps (or NOP NOP timestamps), NOP window scale. Others: NOP NOP timestamps, NOP
+    /// SYN: MSS, SACK-permitted with timestamps (or NOP NOP timestamps), NOP window scale, cookie. Others: NOP NOP timestamps, NOP
     /// NOP SACK. As many SACK blocks as fit.
     fn emit(&self, out: &mut [u8]) -> usize {
         let mut at = 0;
@@ -252,6 +331,21 @@ impl Options {
                 put(&end.0.to_be_bytes());
             }
         }
+        let cookie = self.fast_open.bytes();
+        match self.fast_open.form {
+            CookieForm::Absent => return at,
+            CookieForm::Standard => put(&[Cookie::STANDARD_KIND, 2 + cookie.len() as u8]),
+            CookieForm::Experiment => {
+                put(&[Cookie::EXPERIMENT_KIND, 4 + cookie.len() as u8]);
+                put(&Cookie::MAGIC);
+            }
+        }
+        put(cookie);
+        let odd = at % 4;
+        if odd != 0 {
+            out[at..at + 4 - odd].fill(1);
+            at += 4 - odd;
+        }
         at
     }
 }
@@ -277,6 +371,35 @@ mod tests {
         let mut out = [0xee; 60];
         assert_eq!(h.emit(&mut out), 40);
         assert_eq!(out[20..40], [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7]);
+    }
+
+    #[test]
+    fn cookies_of_both_forms() {
+        let cookie = Cookie::new(CookieForm::Standard, &[1, 2, 3, 4, 5, 6, 7, 8]);
+        let mut h = Header { flags: Flags::SYN, ..Default::default() };
+        let mut out = [0xee; 60];
+        for (fast_open, bytes) in [
+            (cookie, &[34u8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 1][..]),
+            (Cookie::request(CookieForm::Standard), &[34, 2, 1, 1]),
+            (
+                Cookie { form: CookieForm::Experiment, ..cookie },
+                &[254, 12, 0xf9, 0x89, 1, 2, 3, 4, 5, 6, 7, 8],
+            ),
+            (Cookie::request(CookieForm::Experiment), &[254, 4, 0xf9, 0x89]),
+        ] {
+            h.options.fast_open = fast_open;
+            let n = h.emit(&mut out);
+            assert_eq!(&out[20..n], bytes);
+            assert_eq!(Header::parse(&out[..n]).unwrap().0.options.fast_open, fast_open);
+            // In a SYN only.
+            out[13] = Flags::ACK.0;
+            assert!(Header::parse(&out[..n]).unwrap().0.options.fast_open.is_absent());
+        }
+        for wrong in [&[34u8, 4, 1, 2][..], &[34, 7, 1, 2, 3, 4, 5], &[34, 20], &[254, 4, 0xf9, 0x88]] {
+            let mut body = [0; 20];
+            body[..wrong.len()].copy_from_slice(wrong);
+            assert!(Options::parse(&body, true).fast_open.is_absent(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -1,24 +1,48 @@
 //! Bytes in and out.
 
-use crate::abi::{self, Cursor};
+use crate::abi::{self, Cursor, SockAddr};
 use crate::block;
-use crate::calls::socket::{waiting_to_receive, waiting_to_send};
+use crate::calls::socket::{await_connection, reach, waiting_to_receive, waiting_to_send};
 use crate::errno::{Errno, Outcome};
 use crate::round;
 use crate::runtime::{Locked, Runtime};
-use engine::stack::{Ready, RecvFlags, SendFlags, SockId};
+use engine::stack::{Ready, RecvFlags, SendFlags, SockId, SocketPhase};
 use engine::sys;
 use engine::values::Error;
 use std::os::fd::RawFd;
 
+const EINVAL: Errno = Errno(libc::EINVAL);
+const MSG_FASTOPEN: i32 = 0x2000_0000;
 /// Bytes that sendfile and splice carry at a time.
 const CARRY: usize = 64 * 1024;
+
+/// Where sendto(2) and sendmsg(2) want to send: a stream looks at it with MSG_FASTOPEN only.
+#[derive(Clone, Copy)]
+pub struct Destination {
+    pub fd: RawFd,
+    pub addr: *const libc::sockaddr,
+    pub len: libc::socklen_t,
+}
 
 /// send, write, and all their relatives: blocks until everything is in the send buffer, or returns what was taken.
 ///
 /// # Errors
 /// EAGAIN, EPIPE (with SIGPIPE unless `flags` has MSG_NOSIGNAL), ECONNRESET ..., EFAULT, EINTR.
-pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<usize> {
+pub fn send(rt: &Runtime, id: SockId, data: Cursor, flags: i32) -> Outcome<usize> {
+    send_to(rt, id, data, flags, None)
+}
+
+/// [`send`], which with MSG_FASTOPEN connects first.
+///
+/// # Errors
+/// As [`send`], and those of connect.
+pub fn send_to(
+    rt: &Runtime,
+    id: SockId,
+    mut data: Cursor,
+    flags: i32,
+    to: Option<Destination>,
+) -> Outcome<usize> {
     if flags & libc::MSG_OOB != 0 {
         return Err(Errno(libc::EOPNOTSUPP));
     }
@@ -28,6 +52,21 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     locked.be_patient();
     round::answers();
     let waiting = waiting_to_send(&mut locked, id)?.or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
+    if flags & MSG_FASTOPEN != 0 || locked.stack().is_deferred(id) {
+        let begun = locked.stack().fast_open_has_begun(id);
+        match fast_open(rt, &mut locked, id, &mut data, to) {
+            Ok(()) => {}
+            Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !waiting.nonblocking && !begun => {
+                match await_connection(locked, &waiting) {
+                    Err(Errno(libc::EINPROGRESS)) if data.done > 0 => return Ok(data.done),
+                    other => other?,
+                }
+                locked = rt.lock()?;
+            }
+            Err(Errno(libc::EINPROGRESS)) if data.done > 0 => return Ok(data.done),
+            Err(errno) => return Err(errno),
+        }
+    }
     let result = block::until(locked, &waiting, |l, interrupted| {
         match send_some(l, id, &mut data, more, &mut fault) {
             Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
@@ -45,6 +84,77 @@ pub fn send(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
                 let _ = sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGPIPE);
             }
             Err(errno)
+        }
+    }
+}
+
+/// The first half of a send that connects: MSG_FASTOPEN, or the first write after a connect(2) with TCP_FASTOPEN_CONNECT. The SYN
+/// takes what it has room for (tcp_sendmsg_fastopen, __inet_stream_connect).
+///
+/// # Errors
+/// EINPROGRESS: the SYN is on its way. EALREADY, EISCONN, EOPNOTSUPP, and those of connect.
+fn fast_open(
+    rt: &Runtime,
+    locked: &mut Locked,
+    id: SockId,
+    data: &mut Cursor,
+    to: Option<Destination>,
+) -> Outcome<()> {
+    if !locked.stack().may_fast_open() {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
+    let to = to.filter(|t| !t.addr.is_null());
+    if let Some(t) = to
+        && t.len as usize >= size_of::<libc::sa_family_t>()
+        && i32::from(abi::read(t.addr.cast::<libc::sa_family_t>())?) == libc::AF_UNSPEC
+    {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    if locked.stack().fast_open_has_begun(id) {
+        return Err(Errno(libc::EALREADY));
+    }
+    match locked.stack().phase(id) {
+        SocketPhase::Listening | SocketPhase::Connected => return Err(Errno(libc::EISCONN)),
+        SocketPhase::Connecting if locked.stack().is_deferred(id) => {
+            let (stack, now) = locked.stack_now();
+            stack.open_with_data(now, id)?;
+        }
+        SocketPhase::Connecting => {
+            locked.turn_if_due();
+            return Ok(locked.stack().connect_result(id)?);
+        }
+        SocketPhase::Unconnected => {
+            let t = to.ok_or(EINVAL)?;
+            let SockAddr::Inet(remote) = abi::sockaddr(t.addr, t.len, family)? else { return Err(EINVAL) };
+            let (remote, route) = reach(rt, locked, t.fd, id, family, remote)?;
+            let (stack, now) = locked.stack_now();
+            stack.connect_with_data(now, id, remote, &route)?;
+        }
+    }
+    fill_syn(locked, id, data);
+    Err(Errno(libc::EINPROGRESS))
+}
+
+/// What the SYN has room for. A bad pointer shows when the rest is sent.
+fn fill_syn(locked: &mut Locked, id: SockId, data: &mut Cursor) {
+    loop {
+        match data.readable() {
+            Ok(Some(piece)) => {
+                let (stack, now) = locked.stack_now();
+                let n = stack.write_syn(now, id, piece);
+                data.advance(n);
+                if n < piece.len() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(_) => {
+                if data.done == 0 {
+                    locked.stack().forgo_syn_data(id);
+                }
+                return;
+            }
         }
     }
 }
@@ -146,6 +256,10 @@ fn recv_some(
         };
         let offset = if how.peek { data.done } else { 0 };
         let (stack, now) = l.stack_now();
+        // What was received comes before an error, which the next call tells.
+        if data.done > 0 && stack.ends_in_error(id) {
+            return Ok(());
+        }
         let n = match stack.recv(now, id, &mut [piece], how, offset) {
             // The end of what is there: enough, unless all was asked for.
             Err(Error::WouldBlock) if data.done > 0 && !wait_all => return Ok(()),
@@ -187,11 +301,21 @@ fn recv_nothing(l: &mut Locked, id: SockId) -> Result<(), Error> {
     stack.recv(now, id, &mut [&mut byte], peek, 0).map(drop)
 }
 
-/// sendmsg(2). Control messages have no meaning for TCP here; a destination is ignored, as on a connected stream.
-pub fn sendmsg(rt: &Runtime, id: SockId, message: *const libc::msghdr, flags: i32) -> Outcome<usize> {
+/// sendmsg(2). Control messages have no meaning for TCP here.
+pub fn sendmsg(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    message: *const libc::msghdr,
+    flags: i32,
+) -> Outcome<usize> {
     let m = abi::read(message)?;
     let data = message_pieces(&m)?;
-    send(rt, id, data, flags)
+    send_to(rt, id, data, flags, Some(destination_of(fd, &m)))
+}
+
+fn destination_of(fd: RawFd, m: &libc::msghdr) -> Destination {
+    Destination { fd, addr: m.msg_name.cast_const().cast(), len: m.msg_namelen }
 }
 
 /// recvmsg(2). The address stays untouched with length 0, as Linux leaves it for TCP.
@@ -216,6 +340,7 @@ fn message_pieces<'a>(m: &libc::msghdr) -> Outcome<Cursor<'a>> {
 /// sendmmsg(2): stops at the first that cannot be sent whole.
 pub fn sendmmsg(
     rt: &Runtime,
+    fd: RawFd,
     id: SockId,
     messages: *mut libc::mmsghdr,
     count: u32,
@@ -226,7 +351,7 @@ pub fn sendmmsg(
         let sent = abi::read(at.cast_const()).and_then(|m| {
             let data = message_pieces(&m.msg_hdr)?;
             let total = data.total;
-            Ok((send(rt, id, data, flags)?, total))
+            Ok((send_to(rt, id, data, flags, Some(destination_of(fd, &m.msg_hdr)))?, total))
         });
         match sent {
             Ok((len, total)) => {
@@ -340,6 +465,13 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
         let mut locked = rt.lock()?;
         let waiting = block::Waiting { nonblocking: false, ..waiting_to_send(&mut locked, id)? };
         let mut data = Cursor::buffer(rest.as_ptr().cast(), rest.len());
+        if locked.stack().is_deferred(id) {
+            match fast_open(rt, &mut locked, id, &mut data, None) {
+                Err(Errno(libc::EINPROGRESS)) => await_connection(locked, &waiting)?,
+                other => other?,
+            }
+            locked = rt.lock()?;
+        }
         let mut fault = None;
         let sent = block::until(locked, &waiting, |l, _| send_some(l, id, &mut data, false, &mut fault));
         done += data.done;

@@ -3,14 +3,14 @@
 //! | kind | what happens |
 //! | --- | --- |
 //! | in [`simple`] | a number: the engine keeps it; those that bind(2) needs go to the kernel socket too |
-//! | structs and strings | here: SO_LINGER, time-outs, TCP_INFO, TCP_CONGESTION |
+//! | structs and strings | here: SO_LINGER, time-outs, TCP_INFO, TCP_CONGESTION, TCP_FASTOPEN_KEY |
 //! | everything else | the kernel socket answers, which knows what Linux refuses and accepts; never what would show the guard |
 
 use crate::abi;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::Runtime;
+use engine::stack::SockId;
 use engine::stack::options::SockOpt;
-use engine::stack::{SockId, SocketPhase};
 use engine::sys;
 use engine::tcp::{State, TcpInfo};
 use engine::values::Family;
@@ -22,7 +22,10 @@ const SO_SNDTIMEO_NEW: i32 = 67;
 const SO_TIMESTAMP_OLD: i32 = 29;
 const TCP_INQ: i32 = 36;
 const TCP_ULP: i32 = 31;
+const TCP_FASTOPEN: i32 = 23;
 const TCP_FASTOPEN_CONNECT: i32 = 30;
+const TCP_FASTOPEN_KEY: i32 = 33;
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 const TCP_MD5SIG: i32 = 14;
 const TCP_MD5SIG_EXT: i32 = 32;
 const IP_MINTTL: i32 = 21;
@@ -71,6 +74,9 @@ fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => (SockOpt::UserTimeout, false),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => (SockOpt::NotsentLowat, false),
         (libc::IPPROTO_TCP, TCP_INQ) => (SockOpt::Inq, false),
+        (libc::IPPROTO_TCP, TCP_FASTOPEN) => (SockOpt::FastOpen, false),
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT) => (SockOpt::FastOpenConnect, false),
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE) => (SockOpt::FastOpenNoCookie, false),
         _ => return None,
     })
 }
@@ -134,8 +140,13 @@ pub fn set(
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => {
             number(level, name, at, len).map(|_| 0)
         }
-        (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT) if phase(rt, id)? != SocketPhase::Unconnected => {
-            Err(EINVAL)
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_KEY) => {
+            if !matches!(len, 16 | 32) {
+                return Err(EINVAL);
+            }
+            let key = abi::bytes(at, len as usize)?;
+            rt.lock()?.stack().set_fastopen_key(id, key)?;
+            Ok(0)
         }
         (libc::IPPROTO_IPV6, IPV6_ADDRFORM) => {
             if number(level, name, at, len)? != libc::AF_INET {
@@ -165,10 +176,6 @@ fn known(rt: &Runtime, id: SockId, level: i32, name: i32) -> Outcome<Option<(Soc
         return Err(Errno(libc::ENOPROTOOPT));
     }
     Ok(simple(level, name))
-}
-
-fn phase(rt: &Runtime, id: SockId) -> Outcome<SocketPhase> {
-    Ok(rt.lock()?.stack().phase(id))
 }
 
 /// A number of four bytes; at level IP one byte will do, and for the type of service none; at level IPV6, no pointer is 0.
@@ -313,6 +320,10 @@ pub fn get(
             give(&text)
         }
         (libc::IPPROTO_TCP, TCP_ULP) => give(&[]),
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_KEY) => {
+            let key = rt.lock()?.stack().fastopen_key(id).ok_or(Errno(libc::EBADF))?;
+            give(&key)
+        }
         (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, IPV6_MTU) => {
             let mut locked = rt.lock()?;
             let (stack, now) = locked.stack_now();
@@ -341,8 +352,9 @@ fn encode_info(i: &TcpInfo) -> [u8; 232] {
     let mut out = [0u8; 232];
     let flags = u8::from(i.timestamps)
         | u8::from(i.sack) << 1
-        | u8::from(i.snd_wscale != 0 || i.rcv_wscale != 0) << 2;
-    out[..7].copy_from_slice(&[
+        | u8::from(i.snd_wscale != 0 || i.rcv_wscale != 0) << 2
+        | u8::from(i.syn_data) << 5;
+    out[..8].copy_from_slice(&[
         i.state,
         i.ca_state,
         i.retransmits,
@@ -350,6 +362,7 @@ fn encode_info(i: &TcpInfo) -> [u8; 232] {
         i.backoff,
         flags,
         i.snd_wscale & 15 | i.rcv_wscale << 4,
+        i.fastopen_client_fail << 1,
     ]);
     let words = [
         i.rto_us,

@@ -348,7 +348,13 @@ pub fn connect(
         SockAddr::Inet(remote) => remote,
     };
     let begun = match locked.stack().phase(id) {
-        SocketPhase::Unconnected => begin_connect(rt, &mut locked, fd, id, family, remote),
+        SocketPhase::Unconnected => {
+            let (remote, route) = reach(rt, &mut locked, fd, id, family, remote)?;
+            let (stack, now) = locked.stack_now();
+            stack.connect(now, id, remote, &route).map_err(Errno::from)
+        }
+        // Until the program writes, which another thread may do (TCP_FASTOPEN_CONNECT).
+        SocketPhase::Connecting if locked.stack().is_deferred(id) => Err(Errno(libc::EISCONN)),
         SocketPhase::Connecting => {
             locked.turn_if_due();
             locked.stack().connect_result(id).map_err(Errno::from)
@@ -358,29 +364,35 @@ pub fn connect(
     let waiting = waiting_to_send(&mut locked, id)?;
     match begun {
         Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !waiting.nonblocking => {}
+        Err(Errno(libc::EISCONN)) if !waiting.nonblocking && locked.stack().is_deferred(id) => {}
         other => return other.map(|()| 0),
     }
-    let timed = waiting.deadline.is_some();
-    let connected = block::until(locked, &waiting, |l, _| match l.stack().connect_result(id) {
-        Err(Error::Already) => Err(Error::WouldBlock),
-        other => other,
-    });
-    match connected {
-        Ok(()) => Ok(0),
-        // The attempt goes on after a time-out, and after a signal.
-        Err(Errno(libc::EAGAIN)) if timed => Err(Errno(libc::EINPROGRESS)),
-        Err(errno) => Err(errno),
-    }
+    await_connection(locked, &waiting).map(|()| 0)
 }
 
-fn begin_connect(
+/// Until the attempt has ended.
+pub fn await_connection(locked: Locked, waiting: &Waiting) -> Outcome<()> {
+    let timed = waiting.deadline.is_some();
+    block::until(locked, waiting, |l, _| match l.stack().connect_result(waiting.socket) {
+        Err(Error::Already) => Err(Error::WouldBlock),
+        other => other,
+    })
+    .map_err(|errno| match errno {
+        // The attempt goes on after a time-out, and after a signal.
+        Errno(libc::EAGAIN) if timed => Errno(libc::EINPROGRESS),
+        errno => errno,
+    })
+}
+
+/// The way to `remote`, as connect(2) understands it, and a port to come from.
+pub fn reach(
     rt: &Runtime,
     locked: &mut Locked,
     fd: RawFd,
     id: SockId,
     family: Family,
     mut remote: Endpoint,
-) -> Outcome<()> {
+) -> Outcome<(Endpoint, Route)> {
     let own = locked.stack().local(id).map_or(Addr::any(family), |l| l.addr);
     let mapped = family == Family::V6 && own.is_v4();
     if remote.addr.is_unspecified() {
@@ -431,8 +443,7 @@ fn begin_connect(
         locked.stack().set_port(id, port);
     }
     log::debug!("descriptor {fd}: connecting to {remote} from {}, MTU {}", route.source, route.mtu);
-    let route = Route { source: route.source, mtu: route.mtu };
-    Ok(locked.stack().connect(now, id, remote, &route)?)
+    Ok((remote, Route { source: route.source, mtu: route.mtu }))
 }
 
 /// A guard for the address that the program has bound.

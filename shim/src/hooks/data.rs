@@ -1,7 +1,7 @@
 //! Bytes in and out.
 
 use crate::abi::Cursor;
-use crate::calls::data;
+use crate::calls::data::{self, Destination};
 use crate::errno::{self, Errno};
 use crate::fdtable;
 use crate::hooks::bare::bare;
@@ -59,8 +59,17 @@ send!(write, tcpreload_write, (fd, buf, len), 0);
 send!(__write, tcpreload_reserved_write, (fd, buf, len), 0);
 send!(send, tcpreload_send, (fd, buf, len, flags: c_int), flags);
 send!(__send, tcpreload_reserved_send, (fd, buf, len, flags: c_int), flags);
-// A destination is ignored on a connected stream (Linux looks at it only with MSG_FASTOPEN).
-send!(sendto, tcpreload_sendto, (fd, buf, len, flags: c_int, addr: *const sockaddr, addr_len: socklen_t), flags);
+
+hook! {
+    unsafe fn sendto(fd: c_int, buf: *const c_void, len: size_t, flags: c_int, addr: *const sockaddr, addr_len: socklen_t) -> ssize_t => tcpreload_sendto {
+        match fdtable::socket(fd) {
+            Some((rt, id)) => errno::size(|| {
+                data::send_to(rt, id, Cursor::buffer(buf, len), flags, Some(Destination { fd, addr, len: addr_len }))
+            }),
+            None => unsafe { real!(sendto)(fd, buf, len, flags, addr, addr_len) },
+        }
+    }
+}
 
 hook! {
     unsafe fn recvfrom(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int, addr: *mut sockaddr, addr_len: *mut socklen_t) -> ssize_t => tcpreload_recvfrom {
@@ -205,7 +214,7 @@ extern "C" fn whose(fd: c_int, message: *const msghdr) -> Message {
 extern "C" fn our_sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     errno::size(|| {
         let (rt, id) = fdtable::socket(fd).ok_or(Errno(libc::EBADF))?;
-        data::sendmsg(rt, id, message, flags)
+        data::sendmsg(rt, fd, id, message, flags)
     })
 }
 
@@ -222,7 +231,7 @@ macro_rules! sendmmsg_door {
         hook! {
             unsafe fn $name(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int => $hook {
                 match fdtable::socket(fd) {
-                    Some((rt, id)) => errno::int(|| data::sendmmsg(rt, id, messages, count, flags)),
+                    Some((rt, id)) => errno::int(|| data::sendmmsg(rt, fd, id, messages, count, flags)),
                     None => unsafe { real!($name)(fd, messages, count, flags) },
                 }
             }
