@@ -45,8 +45,13 @@ impl Stack {
             Trouble::Unreachable { error, .. } => conn.tcb.unreachable(&mut env, notice.seq, error),
             Trouble::TooBig { mtu } => {
                 let peer = notice.tuple.remote.addr;
-                let mtu = mtu.max(if peer.is_v4() { LEAST_MTU_V4 } else { LEAST_MTU_V6 });
-                conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, peer))
+                let mss = match peer.is_v4() {
+                    true => path_mss(mtu.max(LEAST_MTU_V4), peer),
+                    // A router that takes less lies (RFC 8201 4), and Linux does not believe the half of it.
+                    false if mtu < LEAST_MTU_V6 => u32::MAX,
+                    false => path_mss(mtu, peer),
+                };
+                conn.tcb.path_shrank(&mut env, notice.seq, mss)
             }
         };
         self.settle(now, id, before, outcome);
