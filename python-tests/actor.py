@@ -11,6 +11,8 @@ import select
 import socket
 import sys
 
+import family
+
 MSG_FASTOPEN, TCP_FASTOPEN_CONNECT = 0x20000000, 30
 
 current = listener = None
@@ -20,7 +22,7 @@ def call(words):
     global current, listener
     what, *rest = words
     if what == "listen":
-        listener = socket.socket()
+        listener = socket.socket(family.AF)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if len(rest) > 2:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, int(rest[2]))
@@ -33,7 +35,7 @@ def call(words):
         current.setblocking(False)
         return peer[0]
     elif what == "connect":
-        current = socket.socket()
+        current = socket.socket(family.AF)
         current.setblocking(False)
         return errno.errorcode.get(current.connect_ex((rest[0], int(rest[1]))), 0)
     elif what == "send":
@@ -45,11 +47,11 @@ def call(words):
     elif what == "fastopen":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, int(rest[0]))
     elif what == "sendfast":
-        current = socket.socket()
+        current = socket.socket(family.AF)
         current.setblocking(False)
         return current.sendto(bytes(i % 251 for i in range(int(rest[2]))), MSG_FASTOPEN, (rest[0], int(rest[1])))
     elif what == "connectfast":
-        current = socket.socket()
+        current = socket.socket(family.AF)
         current.setblocking(False)
         current.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
         return errno.errorcode.get(current.connect_ex((rest[0], int(rest[1]))), 0)

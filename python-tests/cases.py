@@ -40,6 +40,7 @@ CASES = [
     c("addresses"),
     c("six", links=("scopes",), not_in={"4": OWN, "mapped": OWN}),
     c("deaths"),
+    c("confined"),
     c("deaths", "killed", timeout=8),
     c("crowd"),
     c("backlog"),

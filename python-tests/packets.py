@@ -54,23 +54,38 @@ def ipv6(source, destination, payload, next_header=6, hops=64, length=None):
     return head + packed(source) + packed(destination) + payload
 
 
+def icmpv6(source, destination, kind, code, body):
+    """An ICMPv6 message; `body` begins behind the checksum."""
+    message = struct.pack("!BBH", kind, code, 0) + body
+    total = checksum(packed(source) + packed(destination) + struct.pack("!II", len(message), 58) + message)
+    return message[:2] + struct.pack("!H", total) + message[4:]
+
+
 def mac(text):
     return bytes.fromhex(text.replace(":", ""))
 
 
 class Segment:
-    """What an IPv4 packet with a TCP segment says; `None` of `parse` where it is none."""
+    """What an IP packet with a TCP segment and no IPv6 extension headers says; `None` of `parse` where it is none."""
 
     @staticmethod
     def parse(packet):
-        if len(packet) < 40 or packet[0] >> 4 != 4 or packet[9] != 6:
+        if len(packet) < 40:
             return None
-        ihl, length = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
-        tcp = packet[ihl:length]
+        six = packet[0] >> 4 == 6
+        if packet[6 if six else 9] != 6 or packet[0] >> 4 not in (4, 6):
+            return None
+        found, family = Segment(), socket.AF_INET6 if six else socket.AF_INET
+        if six:
+            start, length = 40, 40 + struct.unpack_from("!H", packet, 4)[0]
+        else:
+            start, length = (packet[0] & 15) * 4, struct.unpack_from("!H", packet, 2)[0]
+        at, size = (8, 16) if six else (12, 4)
+        found.source = socket.inet_ntop(family, packet[at:at + size])
+        found.destination = socket.inet_ntop(family, packet[at + size:at + 2 * size])
+        tcp = packet[start:length]
         if len(tcp) < 20:
             return None
-        found = Segment()
-        found.source, found.destination = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         (found.source_port, found.destination_port, found.seq, found.ack, offset, found.flags, found.window, _,
          found.urgent) = struct.unpack_from("!HHIIBBHHH", tcp)
         offset = (offset >> 4) * 4

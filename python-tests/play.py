@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Plays a script of segments against a program's TCP, over a tun device, and prints what was done and answered.
 
-    play.py SCRIPT COMMAND ...      COMMAND starts actor.py, with whatever TCP
+    play.py SCRIPT COMMAND ...      COMMAND starts actor.py, with whatever TCP; FAMILY=6: in IPv6
 
 Numbers are relative: to our initial sequence number, and to that of the TCP under test. Of timestamps, windows and the
 like only what does not change from run to run is printed.
@@ -15,9 +15,12 @@ import subprocess
 import sys
 import time
 
-from packets import ACK, FIN, PSH, RST, SYN, Segment, checksum, flag_names, ipv4, segment
+import family
+from packets import ACK, FIN, PSH, RST, SYN, Segment, checksum, flag_names, icmpv6, ipv4, ipv6, segment
 
-HOST, US = "10.66.0.1", "10.66.0.2"
+SIX = family.NAME == "6"
+HOST, US = ("fd66::1", "fd66::2") if SIX else ("10.66.0.1", "10.66.0.2")
+ip = ipv6 if SIX else ipv4
 ISS = 1000000
 MSS, SACK_OK = b"\x02\x04\x05\xb4", b"\x04\x02"
 SCALE = b"\x03\x03\x07\x01"
@@ -38,7 +41,7 @@ class Player:
     def __init__(self, command):
         self.tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         fcntl.ioctl(self.tun, 0x400454CA, struct.pack("16sH", b"tun0", 0x0001 | 0x1000))
-        for words in (["address", "add", f"{HOST}/24", "dev", "tun0"], ["link", "set", "tun0", "up"]):
+        for words in (["address", "add", f"{HOST}/{64 if SIX else 24}", "dev", "tun0"], ["link", "set", "tun0", "up"]):
             subprocess.run(["ip", *words], check=True)
         self.actor = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if self.actor.stdout.readline() != "ready\n":
@@ -68,9 +71,9 @@ class Player:
         if self.with_stamps and not options:
             options = stamps(more.pop("stamp", self.stamp), self.their_stamp)
         absolute = 0 if ack is None else (self.iss or 0) + ack
-        packet = ipv4(US, HOST, segment(US, HOST, self.peer_port, self.port, seq=base + seq, ack=absolute,
-                                        flags=flags | (ACK if ack is not None else 0), options=options, window=window,
-                                        payload=payload, **more))
+        packet = ip(US, HOST, segment(US, HOST, self.peer_port, self.port, seq=base + seq, ack=absolute,
+                                      flags=flags | (ACK if ack is not None else 0), options=options, window=window,
+                                      payload=payload, **more))
         print(f"in   {flag_names(flags | (ACK if ack is not None else 0))} seq {seq}"
               f" ack {'-' if ack is None else ack} length {len(payload)}", flush=True)
         os.write(self.tun, packet)
@@ -78,6 +81,10 @@ class Player:
     def too_big(self, mtu):
         """An ICMP error about what was heard last."""
         print(f"in   ICMP: the path takes {mtu}", flush=True)
+        if SIX:
+            body = struct.pack("!I", mtu) + self.last[:48]
+            os.write(self.tun, ipv6(US, HOST, icmpv6(US, HOST, 2, 0, body), next_header=58))
+            return
         body = struct.pack("!HH", 0, mtu) + self.last[:28]
         total = checksum(b"\3\4\0\0" + body)
         os.write(self.tun, ipv4(US, HOST, b"\3\4" + struct.pack("!H", total) + body, protocol=1))

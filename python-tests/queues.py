@@ -7,6 +7,7 @@ compared: how each client fares, the two figures that `ss -ltn` shows for a list
 in the end, and the counters of this path under Linux's names.
 
     queues.py           the table; ends with 1 where a row differs
+    queues.py --all     with the large backlogs, and in both families
     queues.py --kernel  Linux's column alone
 """
 
@@ -15,6 +16,7 @@ import concurrent.futures
 import itertools
 import json
 import os
+import resource
 import select
 import socket
 import struct
@@ -29,10 +31,22 @@ COUNTERS = """TcpExtListenOverflows TcpExtListenDrops TcpExtTCPReqQFullDoCookies
     TcpExtSyncookiesSent TcpExtSyncookiesRecv TcpExtSyncookiesFailed TcpExtEmbryonicRsts TcpPassiveOpens
     TcpAttemptFails TcpExtTCPDeferAcceptDrop""".split()
 PORT = 8080
-Row = collections.namedtuple("Row", "backlog somaxconn abort cookies clients way")
+Row = collections.namedtuple("Row", "backlog somaxconn abort cookies clients way family", defaults=("4",))
 
 
-def rows():
+def rows(family="4", full=False):
+    """The settings, and what the clients do."""
+    some = itertools.chain(small_rows(), large_rows() if full else ())
+    return [row._replace(family=family) for row in some]
+
+
+def large_rows():
+    """Backlogs that somaxconn cuts, or that are too long for it to matter."""
+    for backlog, somaxconn, abort, cookies in itertools.product((128, 1024, 70000), (4096, 128), (0, 1), (0, 1, 2)):
+        yield Row(backlog, somaxconn, abort, cookies, min(backlog, somaxconn) + 6, "singly")
+
+
+def small_rows():
     for backlog, abort, cookies in itertools.product((0, 1, 4), (0, 1), (0, 1, 2)):
         yield Row(backlog, 4096, abort, cookies, backlog + 6, "singly")
     for backlog, cookies in itertools.product((0, 4, 16), (0, 1, 2)):
@@ -43,9 +57,10 @@ def rows():
         yield Row(2, 4096, 0, 1, 6, way)
 
 
-def server(backlog, way):
+def server(backlog, way, family):
     """Listens; answers each line of standard input."""
-    s = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    s = socket.socket(socket.AF_INET6 if family == "6" else socket.AF_INET)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if way == "defer":
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 4)
@@ -104,18 +119,21 @@ def tally(words):
     return ", ".join(f"{n} {w}" for w, n in sorted(collections.Counter(words).items())) or "none"
 
 
-def client(count, way):
+def client(count, way, family):
     """Opens connections, waits for a line, tells how they fare."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    of = socket.AF_INET6 if family == "6" else socket.AF_INET
+    host = net.Line.server_address6 if family == "6" else net.Line.server_address
     socks = []
     if way == "at once":
         # Uses up what the link would let through at once.
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as filler:
+        with socket.socket(of, socket.SOCK_DGRAM) as filler:
             for _ in range(2):
-                filler.sendto(bytes(1400), (net.Line.server_address, 9))
+                filler.sendto(bytes(1400), (host, 9))
     for n in range(count):
-        c = socket.socket()
+        c = socket.socket(of)
         c.setblocking(False)
-        c.connect_ex((net.Line.server_address, PORT))
+        c.connect_ex((host, PORT))
         socks.append(c)
         time.sleep(gap(count, way))
         if way == "with data" or way == "defer" and n % 2:
@@ -164,9 +182,9 @@ def observe(row, shim, privilege="root"):
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         prefix = [tcpreload, "--strict"] if shim else []
         me = stage().command(["py:queues.py"])
-        serving = line.server.start(*PRIVILEGES[privilege], *prefix, *me, "server", row.backlog, row.way, **pipes)
+        serving = line.server.start(*PRIVILEGES[privilege], *prefix, *me, "server", row.backlog, row.way, row.family, **pipes)
         assert serving.stdout.readline() == "up\n"
-        opening = line.client.start(*me, "client", row.clients, row.way, **pipes)
+        opening = line.client.start(*me, "client", row.clients, row.way, row.family, **pipes)
         opening.stdout.readline()
         # SYNs that were dropped have come again after a second, and will once more after another.
         time.sleep(1.5 - gap(row.clients, row.way) * row.clients / 2)
@@ -186,10 +204,11 @@ def observe(row, shim, privilege="root"):
         return seen
 
 
-def play(sides):
+def play(sides, some):
     """Every row on every side, some at a time: pairs of a row and what was seen."""
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        jobs = [(row, [pool.submit(observe, row, *side) for side in sides]) for row in rows()]
+    # Thousands of connections that are to be opened within a second have the machine for themselves.
+    with concurrent.futures.ThreadPoolExecutor(6 if all(row.clients < 1000 for row in some) else 2) as pool:
+        jobs = [(row, [pool.submit(observe, row, *side) for side in sides]) for row in some]
         for row, waiting in jobs:
             yield row, [job.result() for job in waiting]
 
@@ -201,9 +220,9 @@ def name_of(row):
 def tests(full=False):
     """The table as a test, for run.py."""
 
-    def table(privilege):
+    def table(privilege, some):
         wrong, count = [], 0
-        for row, (linux, ours) in play([(False,), (True, privilege)]):
+        for row, (linux, ours) in play([(False,), (True, privilege)], some):
             count += 1
             for what in linux:
                 if linux[what] != ours[what]:
@@ -212,16 +231,19 @@ def tests(full=False):
             raise Failed("\n".join(wrong))
         return f"{count} rows are Linux's"
 
-    for privilege in ("root", "net_raw"):
-        label = "kernel and tcpreload" + (" net_raw" if privilege != "root" else "")
-        yield Test("queues", label, lambda p=privilege: table(p), slow=privilege != "root")
+    for family, privilege in itertools.product(("4", "6"), ("root", "net_raw")):
+        label = "kernel and tcpreload" + net.FAMILIES[family] + (" net_raw" if privilege != "root" else "")
+        yield Test("queues", label, lambda p=privilege, f=family: table(p, rows(f)), slow=privilege != "root")
+        if privilege == "root":
+            yield Test("queues, large", label, lambda f=family: table("root", [r._replace(family=f) for r in large_rows()]), slow=True)
 
 
 def main(arguments):
     net.become_root_of_a_namespace([sys.executable, *sys.argv])
     sides = [(False,)] if "--kernel" in arguments else [(False,), (True,)]
     count = different = 0
-    for row, both in play(sides):
+    full = "--all" in arguments
+    for row, both in play(sides, [row for family in ("4", "6")[: 1 + full] for row in rows(family, full)]):
         print(name_of(row))
         for what, linux in both[0].items():
             if linux == both[-1][what]:
@@ -237,8 +259,8 @@ def main(arguments):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["server"]:
-        server(int(sys.argv[2]), sys.argv[3])
+        server(int(sys.argv[2]), *sys.argv[3:])
     elif sys.argv[1:2] == ["client"]:
-        client(int(sys.argv[2]), sys.argv[3])
+        client(int(sys.argv[2]), *sys.argv[3:])
     else:
         sys.exit(main(sys.argv[1:]))

@@ -6,8 +6,8 @@ from harness import Failed, Test, compare, stage
 
 
 class Script:
-    def __init__(self, name):
-        self.name, self.expected = name, None
+    def __init__(self, name, family):
+        self.name, self.family, self.expected = name, family, None
 
     def run(self, shim):
         with net.Namespace() as namespace:
@@ -17,7 +17,8 @@ class Script:
                               "net.ipv4.tcp_fastopen_blackhole_timeout_sec": 1,
                               "net.ipv4.tcp_fastopen_key": "03020100-07060504-0b0a0908-0f0e0d0c"})
             prefix = [stage().tcpreload, "--strict"] if shim else []
-            output = namespace.output(*stage().command(["py:play.py", self.name]), *prefix, *stage().command(["py:actor.py"]))
+            command = ["env", f"FAMILY={self.family}", *stage().command(["py:play.py", self.name])]
+            output = namespace.output(*command, *prefix, *stage().command(["py:actor.py"]))
             opens = namespace.kernel_counters()["TcpPassiveOpens"]
         if "Traceback" in output or "come up" in output:
             raise Failed(output)
@@ -35,7 +36,10 @@ class Script:
 
 
 def tests(full=False):
-    for name in play.SCRIPTS:
-        script = Script(name)
-        yield Test(f"segments {name}", "kernel", lambda s=script: s.check(False))
-        yield Test(f"segments {name}", "tcpreload", lambda s=script: s.check(True))
+    for family in ("4", "6"):
+        for name in play.SCRIPTS:
+            script = Script(name, family)
+            # Those of Fast Open wait long.
+            slow = family == "6" and name.startswith("fast_open")
+            for mode, shim in (("kernel", False), ("tcpreload", True)):
+                yield Test(f"segments {name}", mode + net.FAMILIES[family], lambda s=script, t=shim: s.check(t), slow)

@@ -48,7 +48,7 @@ fn check_page(at: usize, write: bool) -> Outcome<()> {
     let place = place_of(page);
     let known = place.load(Ordering::Relaxed);
     let mark = page << 1 | usize::from(write);
-    if known == mark || known == page << 1 | 1 {
+    if known == mark || known == page << 1 | 1 || crate::confined::is_confined() {
         return Ok(());
     }
     if sys::probe_read(at) && (!write || sys::probe_write(at)) {

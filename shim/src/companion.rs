@@ -104,9 +104,8 @@ static INTRODUCED: AtomicU32 = AtomicU32::new(0);
 #[inline]
 pub fn look(rt: &Runtime) {
     let words = &rt.words().companion;
-    if words.needs_attention()
-        || words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed)
-    {
+    let is_new = words.generation.load(Ordering::Relaxed) != INTRODUCED.load(Ordering::Relaxed);
+    if (words.needs_attention() || is_new) && !crate::confined::is_confined() {
         look_after(rt);
     }
 }

@@ -31,6 +31,7 @@ mod calls;
 mod cancel;
 mod companion;
 mod config;
+mod confined;
 mod environment;
 mod epoll;
 mod errno;

@@ -422,6 +422,10 @@ impl Spawning {
 /// What the end of this process means for the engine: its descriptors are closed, as the kernel would close them.
 pub fn goodbye() {
     let Some(rt) = runtime::attached() else { return };
+    if crate::confined::is_confined() {
+        // The companion does it, as for one that is killed.
+        return;
+    }
     let me = sys::getpid();
     if LEFT.swap(me, Ordering::AcqRel) == me {
         return;

@@ -22,11 +22,13 @@ struct Round {
     left: Cell<u32>,
     /// Answers that wait.
     held: Cell<u32>,
+    /// The last of them is not sent yet, or left waiting.
+    fresh: Cell<bool>,
 }
 
 thread_local! {
     static ROUND: Round =
-        const { Round { left: Cell::new(0), held: Cell::new(0) } };
+        const { Round { left: Cell::new(0), held: Cell::new(0), fresh: Cell::new(false) } };
 }
 
 /// The program is told of `events`.
@@ -43,13 +45,15 @@ pub fn answers() {
     let _ = ROUND.try_with(|round| {
         round.left.set(round.left.get().saturating_sub(1));
         round.held.set(round.held.get() + 1);
+        round.fresh.set(true);
     });
 }
 
-/// Whether what is there to be sent may wait for more; asked under the lock.
-pub fn goes_on(rt: &Runtime, now: Instant) -> bool {
+/// Whether what is there to be sent may wait for more; asked under the lock. `now` reads the clock.
+pub fn goes_on(rt: &Runtime, now: impl FnOnce() -> Instant) -> bool {
     let waits = |round: &Round| {
-        let waits = round.left.get() > 0 && round.held.get() < COMPANY && may_wait(rt, now);
+        let fresh = round.fresh.replace(false);
+        let waits = round.left.get() > 0 && round.held.get() < COMPANY && may_wait(rt, fresh, now);
         if !waits {
             round.held.set(0);
         }
@@ -58,19 +62,20 @@ pub fn goes_on(rt: &Runtime, now: Instant) -> bool {
     ROUND.try_with(waits).unwrap_or(false)
 }
 
-/// It has not waited for long, and the companion will see in time that it does.
-fn may_wait(rt: &Runtime, now: Instant) -> bool {
+/// It has not waited for long, and the companion will see in time that it does. How long, is asked when the program reads the
+/// next request, and not again with each answer: to read the clock is a good part of what such a call costs.
+fn may_wait(rt: &Runtime, fresh: bool, now: impl FnOnce() -> Instant) -> bool {
     let held = &rt.role().held_us;
-    let since = match held.load(Ordering::Relaxed) {
+    let in_time = match held.load(Ordering::Relaxed) {
         0 => {
-            held.store(now.as_us(), Ordering::Relaxed);
+            held.store(now().as_us(), Ordering::Relaxed);
             // First said, then looked; the companion, before it sleeps for longer, does the same.
             fence(Ordering::SeqCst);
-            now
+            true
         }
-        us => Instant::from_us(us),
+        since => fresh || now().us_since(Instant::from_us(since)) < PATIENCE_US,
     };
-    now.us_since(since) < PATIENCE_US && companion::ticks(rt)
+    in_time && companion::ticks(rt)
 }
 
 /// The program waits for something that is not ours.

@@ -18,6 +18,7 @@
 
 use crate::cancel;
 use crate::companion;
+use crate::confined;
 use crate::errno::Errno;
 use crate::runtime::{Locked, Runtime};
 use core::cell::Cell;
@@ -198,6 +199,9 @@ impl<'r> Sleeper<'r> {
         deadline: Option<Instant>,
         mask: Option<u64>,
     ) -> Option<Woken> {
+        if confined::is_confined() {
+            return None;
+        }
         let role = self.rt.role();
         let holder = role.holder.load(Ordering::Acquire);
         if holder != 0 && !self.is_dead(holder) {
@@ -335,7 +339,9 @@ impl<'r> Sleeper<'r> {
         }
         role.sleepers.fetch_add(1, Ordering::AcqRel);
         // The role may have become free since it was looked at, by somebody who saw no sleeper.
-        let unwatched = role.holder.load(Ordering::Acquire) == 0 && role.deputy.load(Ordering::Acquire) == 0;
+        let unwatched = role.holder.load(Ordering::Acquire) == 0
+            && role.deputy.load(Ordering::Acquire) == 0
+            && !confined::is_confined();
         let result = if unwatched || self.is_woken() {
             Ok(false)
         } else if self.event_fd.get().is_some() {
@@ -445,6 +451,10 @@ impl Drop for Watch<'_> {
 
 /// This thread, as the role's holder.
 fn me() -> u64 {
+    if let Some(pid) = confined::pid() {
+        // It takes no role; which of its threads this is does not matter.
+        return (pid as u64) << 32;
+    }
     (sys::getpid() as u64) << 32 | sys::gettid() as u64
 }
 

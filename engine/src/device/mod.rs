@@ -53,6 +53,16 @@ pub struct DeviceState {
     refreshed: Instant,
     /// When the drop counts were last read.
     drops_read: Instant,
+    /// Not 0: whoever read the rings last has died of it, perhaps between two of its steps.
+    torn: u32,
+    _pad: u32,
+}
+
+impl DeviceState {
+    /// The last holder of the lock has died inside.
+    pub fn tear(&mut self) {
+        self.torn = 1;
+    }
 }
 
 const RINGS: usize = 4;
@@ -190,6 +200,9 @@ impl Device for PacketDevice {
         budget: usize,
         taker: &mut dyn FnMut(&RxMeta, &[u8]),
     ) -> usize {
+        if core::mem::take(&mut state.torn) != 0 {
+            self.rings.iter().zip(&state.heads).for_each(|(ring, &head)| ring.mend(head));
+        }
         let mut count = 0;
         for first in [0, 2] {
             while count < budget

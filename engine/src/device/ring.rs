@@ -22,7 +22,9 @@ pub enum Shape {
 /// The longest frame that goes to a small slot: an Ethernet frame with a VLAN tag and room to spare.
 pub const SMALL_FRAME_BYTES: u32 = 1800;
 
-const SMALL_SLOT: u32 = 2048;
+/// An odd number of cache lines: the heads of slots that are a power of two apart would share few of the cache's sets, and
+/// each frame would throw out the one that is looked at next.
+const SMALL_SLOT: u32 = 31 * 64;
 /// 64 KB, a link header, and the ring's own headers, in pages.
 const LARGE_SLOT: u32 = 17 * 4096;
 const SMALL_BLOCK: u32 = 64 * 1024;
@@ -169,8 +171,18 @@ impl Ring {
             };
             taker(&meta(slot, status, vnet, link), ip);
         }
-        slot.status.store(TP_STATUS_KERNEL, Ordering::Release);
+        // The head first. Who dies in between leaves a slot behind that is not given back, which [`Ring::mend`] does; a head
+        // that is behind the kernel's would see nothing any more.
         *head = (*head + 1) % self.slots;
+        slot.status.store(TP_STATUS_KERNEL, Ordering::Release);
+    }
+
+    /// Gives back the slot before `head`, which a reader that died in [`Ring::take`] may have left. A ring that is full to the
+    /// last slot looks the same from behind, but not from ahead.
+    pub fn mend(&self, head: u32) {
+        if self.stamp(head).is_none() {
+            self.slot(head + self.slots - 1).status.store(TP_STATUS_KERNEL, Ordering::Release);
+        }
     }
 
     /// Frames that found no slot since the last call.
@@ -203,3 +215,62 @@ fn meta(slot: &SlotHeader, status: u32, vnet: &[u8], link: &[u8]) -> RxMeta {
 
 // SAFETY: the mapping is valid in every thread; exclusion among readers is the arena's lock.
 unsafe impl Send for Ring {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A ring without a kernel: the slots are what the test writes there.
+    fn ring() -> Ring {
+        let (slot, block, blocks) = geometry(Family::V4, Shape::Small);
+        let words = vec![0u128; (block * blocks) as usize / 16].leak();
+        Ring {
+            fd: -1,
+            family: Family::V4,
+            shape: Shape::Small,
+            at: NonNull::from(words).cast(),
+            slots: block / slot * blocks,
+        }
+    }
+
+    fn arrives(ring: &Ring, at: u32) {
+        assert_eq!(
+            ring.slot(at).status.swap(TP_STATUS_USER, Ordering::AcqRel),
+            TP_STATUS_KERNEL,
+            "slot {at}"
+        );
+    }
+
+    #[test]
+    fn a_reader_that_dies_behind_the_head_leaves_no_slot_behind() {
+        let ring = ring();
+        let mut head = 0;
+        arrives(&ring, 0);
+        ring.take(&mut head, &mut |_, _| ());
+        assert_eq!(head, 1);
+        // It has died before it gave slot 0 back.
+        arrives(&ring, 0);
+        ring.mend(head);
+        (1..ring.slots).for_each(|at| arrives(&ring, at));
+        arrives(&ring, 0);
+        // Full: nothing was left behind, and nothing is given away.
+        ring.mend(head);
+        for _ in 0..ring.slots {
+            assert!(ring.stamp(head).is_some());
+            ring.take(&mut head, &mut |_, _| ());
+        }
+        assert_eq!(ring.stamp(head), None);
+    }
+
+    #[test]
+    fn slots_have_room_for_what_the_kernel_puts_before_a_frame() {
+        // tpacket_rcv: the ring's header, room for a link header, and the virtio header before it.
+        let before = (size_of::<SlotHeader>() + 16).next_multiple_of(16) + VNET_HEADER;
+        let (slot, block, _) = geometry(Family::V4, Shape::Small);
+        assert!(before + SMALL_FRAME_BYTES as usize <= slot as usize);
+        assert_eq!((slot % 16, block % 4096), (0, 0));
+        let (slot, block, _) = geometry(Family::V4, Shape::Large);
+        assert!(before + 65_535 + 18 <= slot as usize);
+        assert_eq!((slot % 16, block % 4096), (0, 0));
+    }
+}

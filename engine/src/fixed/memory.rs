@@ -82,6 +82,17 @@ impl Memory {
         Some(state.used - 1)
     }
 
+    /// Backs all that the block may ever hand out. False: the file cannot grow so far, and may still do so later.
+    pub fn back_all(&self) -> bool {
+        // SAFETY: as in `take_extent`.
+        let state = unsafe { &mut *self.state.as_ptr() };
+        let backed = state.backed >= self.capacity || (self.grow)(self.context, self.capacity);
+        if backed {
+            state.backed = self.capacity;
+        }
+        backed
+    }
+
     /// Extents handed out so far.
     pub fn used(&self) -> u32 {
         // SAFETY: as in `take_extent`.

@@ -64,6 +64,11 @@ impl Pool {
         unsafe { self.memory.extent(extent).as_ptr().add(index % PER_EXTENT * CHUNK_BYTES) }
     }
 
+    /// Backs all the memory there is, for a process that will not be able to; see [`Memory::back_all`].
+    pub fn back_all(&self) -> bool {
+        self.memory.back_all()
+    }
+
     /// Takes a chunk, contents unspecified; `None` when the pool is full.
     pub fn take(&mut self) -> Option<ChunkId> {
         let id = match self.state.free {

@@ -200,6 +200,7 @@ impl Arena {
             guard.stack.work_begins();
         } else {
             guard.stack.repair(sys::monotonic_now());
+            guard.device.tear();
         }
         Some(guard)
     }

@@ -104,6 +104,11 @@ impl Stack {
         !self.core.output.is_empty() || !self.core.replies.is_empty()
     }
 
+    /// Backs all memory that the stack may ever use. False: it could not be had.
+    pub fn back_memory(&mut self) -> bool {
+        self.pool.back_all()
+    }
+
     /// Notes a reply for the next transmission.
     pub(super) fn queue_reply(&mut self, tuple: &FourTuple, path: Path, reply: &Reply) {
         self.push_reply(QueuedReply::of(tuple, path, reply));

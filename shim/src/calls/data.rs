@@ -80,7 +80,7 @@ pub fn send_to(
         (_, Some(errno)) => Err(errno),
         (Ok(()), None) => Ok(0),
         (Err(errno), None) => {
-            if errno.0 == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+            if errno.0 == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 && !crate::confined::is_confined() {
                 let _ = sys::tgkill(sys::getpid(), sys::gettid(), libc::SIGPIPE);
             }
             Err(errno)

@@ -1,10 +1,11 @@
 //! fork exec exit.
 
+use crate::confined;
 use crate::environment::{self, Kept};
 use crate::errno;
 use crate::hooks::variadic::{VaList, variadic};
 use crate::process;
-use core::ffi::{c_char, c_int, c_void};
+use core::ffi::{c_char, c_int, c_ulong, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use libc::pid_t;
 use redhook::{hook, real};
@@ -66,6 +67,14 @@ extern "C" fn choose_vfork() -> usize {
 
 unsafe extern "C" fn vfork_by_fork() -> pid_t {
     process::vfork(|| unsafe { real!(fork)() })
+}
+
+// The arguments are variadic in C; on the supported machines they are passed like any others.
+hook! {
+    unsafe fn prctl(option: c_int, a: c_ulong, b: c_ulong, c: c_ulong, d: c_ulong) -> c_int => tcpreload_prctl {
+        let call = || unsafe { real!(prctl)(option, a, b, c, d) };
+        if confined::by_prctl(option, a) { confined::enter(call) } else { call() }
+    }
 }
 
 hook! {

@@ -4,7 +4,7 @@
 //! told that this kernel has none, and fall back.
 
 use crate::calls::descriptors;
-use crate::{abi, errno, process};
+use crate::{abi, confined, errno, process};
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use engine::sys;
 use redhook::{hook, real};
@@ -292,6 +292,12 @@ hook! {
                 libc::SYS_exit_group => {
                     _exit(a as c_int);
                     0
+                }
+                libc::SYS_prctl if confined::by_prctl(a as c_int, b as u64) => {
+                    confined::enter(|| real!(syscall)(nr, a, b, c, d, e, f))
+                }
+                libc::SYS_seccomp if confined::by_seccomp(a as u64) => {
+                    confined::enter(|| real!(syscall)(nr, a, b, c, d, e, f))
                 }
                 // A fork by another name; a thread (CLONE_VM) is none.
                 libc::SYS_clone if a & c_long::from(libc::CLONE_VM) == 0 => clone_as_fork(nr, arguments),
