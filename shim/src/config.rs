@@ -46,13 +46,18 @@ impl Config {
     }
 }
 
-/// `name=value,name=value`; a value of several numbers has blanks or colons between them.
+/// `name=value,name=value`; a value of several numbers has blanks or colons between them. What follows a comma and is no
+/// name=value belongs to the value before: two keys are written so.
 fn apply(sysctls: &mut Sysctls, list: &str) -> Result<(), String> {
+    let mut settings: Vec<(&str, String)> = Vec::new();
     for item in list.split(',').map(str::trim).filter(|i| !i.is_empty()) {
-        let (name, value) = item.split_once('=').ok_or(format!("'{item}' is not name=value"))?;
-        sysctls.set(name.trim(), value)?;
+        match (item.split_once('='), settings.last_mut()) {
+            (Some((name, value)), _) => settings.push((name.trim(), value.to_string())),
+            (None, Some((_, value))) => *value += &format!(",{item}"),
+            (None, None) => return Err(format!("'{item}' is not name=value")),
+        }
     }
-    Ok(())
+    settings.iter().try_for_each(|(name, value)| sysctls.set(name, value))
 }
 
 fn read_proc(name: &str) -> Option<String> {
@@ -73,7 +78,10 @@ mod tests {
         let mut s = Sysctls::default();
         apply(&mut s, "net.core.somaxconn=128, net.ipv4.tcp_rmem=4096:1000:2000").unwrap();
         assert_eq!((s.somaxconn, s.tcp_rmem), ([128], [4096, 1000, 2000]));
+        apply(&mut s, "net.ipv4.tcp_fastopen_key=1-2-3-4,5-6-7-8,net.core.somaxconn=5").unwrap();
+        assert_eq!((s.somaxconn, s.tcp_fastopen_key), ([5], [1, 2, 3, 4, 5, 6, 7, 8]));
         assert!(apply(&mut s, "net.core.somaxconn").is_err());
+        assert!(apply(&mut s, "net.core.somaxconn=128,129").is_err());
         assert!(apply(&mut s, "net.core.nonsense=1").is_err());
     }
 }

@@ -452,3 +452,75 @@ fn the_end_before_the_handshakes_end() {
         assert!(n.a.stack.snapshot().is_empty());
     }
 }
+
+/// Both ends, with every fifth packet lost: all that was written arrives once and in order, whether it went in the SYN or not.
+#[test]
+fn nothing_is_lost_or_doubled_on_a_bad_line() {
+    let mut early = 0;
+    for seed in 1..25u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut lost = move || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 20) % 5 == 0
+        };
+        let mut n = net(&[]);
+        let l = n.fast_listener(5);
+        n.get_cookie(l);
+        let request: Vec<u8> = (0..4000u32).map(|i| (i * 7) as u8).collect();
+        let reply: Vec<u8> = (0..3000u32).map(|i| (i * 5) as u8).collect();
+        let (c, mut written) = n.send_fast(&request[..(seed as usize * 37) % 1500]);
+        let (mut s, mut answered) = (None, 0);
+        let (mut got, mut heard) = (Vec::new(), Vec::new());
+        let end = n.now + 60_000_000;
+        while (got.len() < request.len() || heard.len() < reply.len()) && n.now < end {
+            n.now += 50_000;
+            let now = n.time();
+            n.a.stack.handle_timers(now);
+            n.b.stack.handle_timers(now);
+            for a in [true, false] {
+                for packet in n.sent_by(a) {
+                    if !lost() {
+                        n.deliver(a, &packet);
+                    }
+                }
+            }
+            s = s.or_else(|| n.b.accept(l).ok());
+            written += n.a.stack.send(now, c, &[&request[written..]], SendFlags::default()).unwrap_or(0);
+            heard.extend(read_all(&mut n.a.stack, now, c).unwrap_or_default());
+            if let Some(s) = s {
+                early += u64::from(n.b.stack.tcp_state(s) == State::SynReceived);
+                got.extend(read_all(&mut n.b.stack, now, s).unwrap_or_default());
+                let left = &reply[answered..];
+                answered += n.b.stack.send(now, s, &[left], SendFlags::default()).unwrap_or(0);
+            }
+        }
+        assert_eq!((&got, &heard), (&request, &reply), "seed {seed}");
+    }
+    assert!(early > 10, "{early} times only was a connection used before its handshake ended");
+}
+
+#[test]
+fn a_death_in_the_lock_keeps_early_connections_and_their_count() {
+    let mut n = net(&[]);
+    let l = n.fast_listener(1);
+    n.get_cookie(l);
+    n.send_fast(b"hello");
+    let syn = n.sent_by(true).remove(0);
+    n.deliver(true, &syn);
+    let now = n.time();
+    n.b.stack.work_begins();
+    n.b.stack.repair(now);
+    // The SYN-ACK is lost with what was to be sent; timers are set again.
+    n.sent_by(false);
+    n.send_fast(b"hello");
+    let second = n.sent_by(true).remove(0);
+    n.deliver(true, &second);
+    assert_eq!(n.count(false, Counter::TCPFastOpenListenOverflow), 1);
+    let s = n.b.accept(l).unwrap();
+    assert_eq!(n.b.stack.tcp_state(s), State::SynReceived);
+    assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"hello");
+    n.pass(5_000);
+    assert_eq!(n.b.stack.tcp_state(s), State::Established);
+}
