@@ -24,12 +24,12 @@ int main(int argc, char **argv) {
     struct sockaddr_in a = ADDR(atoi(argv[3]));
     if (!strcmp(role, "client")) {
         int c = tcp();
-        inet_pton(AF_INET, argv[4], &a.sin_addr);
+        a = address_of(argv[4], atoi(argv[3]));
         MUST(connect(c, SA(a)));
         write_all(c);
     } else {
         int l = tcp();
-        a.sin_addr.s_addr = INADDR_ANY;
+        set_host(&a, INADDR_ANY);
         MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &(int){1}, 4));
         MUST(bind(l, SA(a)));
         MUST(listen(l, 8));

@@ -746,5 +746,7 @@ def tests(full=False):
         ("rounds, beside a driver", lambda: rounds("driver")), ("driver stopped", stopped), ("companion under load", cheap),
         ("asked to end", asked_to_end), ("exec again", again), ("no companion", alone),
     ]
+    short = ("death in the lock", "companion killed", "many guards", "restart x20", "all gone", "computing", "rounds, beside a driver")
     return [Test(name, "tcpreload", run) for name, run in scenarios] + [
-        Test("restart x100", "tcpreload", lambda: restarts("root", 100), slow=True)]
+        Test("restart x100", "tcpreload", lambda: restarts("root", 100), slow=True)] + [
+        Test(name, "tcpreload IPv6", lambda r=run: net.in_family("6", r), name not in short) for name, run in scenarios]

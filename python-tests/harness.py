@@ -18,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 
+import net
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 RELEASE = Path(os.environ.get("TCPRELOAD_DIR", ROOT / "target" / "release"))
@@ -122,6 +124,8 @@ class Side:
         prefix = [stage().tcpreload, *options, "--stats", self.stats] if shim else []
         # A server that talks a lot needs a file: nobody reads its pipe while it serves.
         self.log = log
+        if net.family() == "6":
+            environment = {"FAMILY": "6", "PYTHONPATH": str(stage().path / "python-tests/six"), **(environment or {})}
         self.process = namespace.start(
             *pin, *PRIVILEGES[privilege], *prefix, *command, stdout=open(log, "w") if log else subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="backslashreplace", cwd=stage().scratch,

@@ -27,11 +27,11 @@ class Ending:
         self.line, self.role, self.port = line, role, port
         listener = None
         if role == "client":
-            listener = inside(line.client, lambda: socket.create_server(("10.77.1.2", port)))
+            listener = inside(line.client, lambda: socket.create_server((line.client_address, port), family=line.af))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         words = [stage().tcpreload, "--strict"] if shim else []
         self.program = line.server.start(*words, stage().program("ender"), role, str(int(how) if isinstance(how, int) else how),
-                                         port, "10.77.1.2", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                                         port, line.client_address, env={**os.environ, "FAMILY": net.family()}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if listener:
             listener.settimeout(10)
             with listener:
@@ -43,7 +43,7 @@ class Ending:
             raise Failed("the program has not come so far")
 
     def connect(self):
-        peer = socket.socket()
+        peer = socket.socket(self.line.af)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         peer.settimeout(10)
         peer.connect((self.line.server_address, self.port))
@@ -265,10 +265,12 @@ def killed_nginx(seconds):
 def tests(full=False):
     some = [
         Test("kinds of end", "tcpreload", lambda: endings(1, 1)),
+        Test("kinds of end", "tcpreload IPv6", lambda: net.in_family("6", lambda: endings(1, 1))),
         Test("kinds of end, x50", "tcpreload", lambda: endings(3, 50), slow=True),
         Test("leftovers", "tcpreload", leftovers, slow=True),
         Test("killed workers", "tcpreload", lambda: killed_workers(4)),
         Test("killed workers, a minute", "tcpreload", lambda: killed_workers(60), slow=True),
+        Test("killed workers", "tcpreload IPv6", lambda: net.in_family("6", lambda: killed_workers(4)), slow=True),
         Test("killed workers of nginx", "tcpreload", lambda: killed_nginx(4)),
         Test("killed workers of nginx, a minute", "tcpreload", lambda: killed_nginx(60), slow=True),
     ]

@@ -5,7 +5,7 @@ Nine frames in ten have valid checksums and the addresses and ports of a live co
 most connections repeat what the server has had already, so that nothing in them may have an effect; frames for a few
 connections are exact copies of the latest one, and may legitimately end or corrupt those: they are opened anew.
 
-    malformed.py INTERFACE ADDRESS PORT FRAMES SEED
+    malformed.py INTERFACE ADDRESS PORT FRAMES SEED         ADDRESS: of either family
 """
 
 import random
@@ -16,6 +16,10 @@ import sys
 from packets import checksum, tcp_checksum
 
 KEPT, SACRIFICED, BATCH = 16, 4, 100
+SIX = len(sys.argv) > 2 and ":" in sys.argv[2]
+# Where in a frame the TCP header begins, if there are no IP options; the next header's number, its TTL, its addresses.
+TCP, PROTOCOL, TTL, SOURCE, DESTINATION, SIZE = (54, 20, 21, 22, 38, 16) if SIX else (34, 23, 22, 26, 30, 4)
+ETHERTYPE = b"\x86\xdd" if SIX else b"\x08\x00"
 
 
 class Live:
@@ -41,9 +45,9 @@ class Live:
                 frame, address = self.wire.recvfrom(65536)
             except BlockingIOError:
                 return
-            if address[2] == socket.PACKET_OUTGOING and frame[12:14] == b"\x08\x00" and frame[23] == 6:
-                port = struct.unpack_from("!H", frame, 34)[0]
-                if struct.unpack_from("!H", frame, 36)[0] == self.server[1] and not frame[47] & 6:
+            if address[2] == socket.PACKET_OUTGOING and frame[12:14] == ETHERTYPE and frame[PROTOCOL] == 6:
+                port = struct.unpack_from("!H", frame, TCP)[0]
+                if struct.unpack_from("!H", frame, TCP + 2)[0] == self.server[1] and not frame[TCP + 13] & 6:
                     self.latest[port] = frame
 
     def send(self, frame):
@@ -57,6 +61,12 @@ class Live:
 def whole(frame):
     """The frame with valid checksums, as far as its lengths make sense."""
     frame = bytearray(frame)
+    if SIX:
+        tcp = frame[TCP:TCP + struct.unpack_from("!H", frame, 18)[0]] if len(frame) > TCP else b""
+        if len(tcp) >= 20:
+            tcp[16:18] = b"\0\0"
+            struct.pack_into("!H", frame, TCP + 16, tcp_checksum(bytes(frame[22:38]), bytes(frame[38:54]), bytes(tcp)))
+        return bytes(frame)
     ihl = (frame[14] & 15) * 4 if len(frame) > 34 else 0
     if 20 <= ihl <= len(frame) - 14:
         frame[24:26] = b"\0\0"
@@ -77,47 +87,49 @@ def mutate(dice, frame):
     what = dice.randrange(17)
     put = lambda kind, at, value: struct.pack_into(kind, frame, at, value)
     if what == 0:  # a sequence number, far from the window
-        seq = struct.unpack_from("!I", frame, 38)[0]
-        put("!I", 38, (seq + dice.randrange(1 << 26, (1 << 32) - (1 << 26))) % (1 << 32))
+        seq = struct.unpack_from("!I", frame, TCP + 4)[0]
+        put("!I", TCP + 4, (seq + dice.randrange(1 << 26, (1 << 32) - (1 << 26))) % (1 << 32))
     elif what == 1:
-        put("!I", 42, dice.getrandbits(32))
+        put("!I", TCP + 8, dice.getrandbits(32))
     elif what == 2:
-        frame[47] = dice.getrandbits(8)
+        frame[TCP + 13] = dice.getrandbits(8)
     elif what == 3:
-        frame[46] = dice.getrandbits(8)
+        frame[TCP + 12] = dice.getrandbits(8)
     elif what == 4:
-        put("!H", 48, dice.getrandbits(16))
+        put("!H", TCP + 14, dice.getrandbits(16))
     elif what == 5:
-        put("!H", 52, dice.getrandbits(16))
-        frame[47] |= 32
-    elif what in (6, 7) and len(frame) >= 66:
-        frame[54 + dice.randrange(12)] = dice.getrandbits(8)
+        put("!H", TCP + 18, dice.getrandbits(16))
+        frame[TCP + 13] |= 32
+    elif what in (6, 7) and len(frame) >= TCP + 32:
+        frame[TCP + 20 + dice.randrange(12)] = dice.getrandbits(8)
     elif what == 8:  # shorter than it says
         del frame[dice.randrange(14, len(frame)):]
     elif what == 9:  # the IP length
-        put("!H", 16, dice.choice([0, 10, 20, 21, 39, 40, len(frame) - 15, len(frame), 65535]))
+        put("!H", 18 if SIX else 16, dice.choice([0, 10, 20, 21, 39, 40, len(frame) - 15, len(frame), 65535]))
     elif what == 10:
         frame[14] = dice.getrandbits(8)
+    elif what == 11 and SIX:  # extension headers that are none
+        frame[PROTOCOL] = dice.choice((0, 43, 44, 50, 51, 59, 60, 135))
     elif what == 11:  # a fragment
         put("!H", 20, dice.getrandbits(16))
     elif what == 12:
-        frame[22] = dice.getrandbits(8)
+        frame[TTL] = dice.getrandbits(8)
     elif what == 13:
-        frame[23] = dice.getrandbits(8)
+        frame[PROTOCOL] = dice.getrandbits(8)
     elif what == 14:
-        frame[26 + dice.randrange(4)] = dice.getrandbits(8)
+        frame[SOURCE + dice.randrange(SIZE)] = dice.getrandbits(8)
     elif what == 15:
-        frame[30 + dice.randrange(4)] = dice.getrandbits(8)
+        frame[DESTINATION + dice.randrange(SIZE)] = dice.getrandbits(8)
     else:
-        put("!H", dice.choice((34, 36)), dice.getrandbits(16))
+        put("!H", dice.choice((TCP, TCP + 2)), dice.getrandbits(16))
     return bytes(frame)
 
 
 def stale(frame):
     """The same from a while ago: whatever it says has been said."""
     frame = bytearray(frame)
-    seq = struct.unpack_from("!I", frame, 38)[0]
-    struct.pack_into("!I", frame, 38, (seq - 200000) % (1 << 32))
+    seq = struct.unpack_from("!I", frame, TCP + 4)[0]
+    struct.pack_into("!I", frame, TCP + 4, (seq - 200000) % (1 << 32))
     return bytes(frame)
 
 

@@ -6,7 +6,9 @@ input, also when the test is killed. So nothing is ever left behind that would h
 
 import os
 import signal
+import socket
 import subprocess
+import threading
 import time
 
 
@@ -159,9 +161,13 @@ class Line(Loop):
 
     name = "veth"
     server_address, server_address6 = "10.77.1.1", "fd77:1::1"
+    client_address, client_address6 = "10.77.1.2", "fd77:1::2"
+    af = socket.AF_INET
 
     def __init__(self):
         self.server, self.client = Namespace(), Namespace()
+        if family() == "6":
+            self.af, self.server_address, self.client_address = socket.AF_INET6, self.server_address6, self.client_address6
         join(self.server, self.client, ["10.77.1.1/24", "fd77:1::1/64"], ["10.77.1.2/24", "fd77:1::2/64"])
 
     def namespaces(self):
@@ -247,6 +253,23 @@ class RefusingLine(Line):
 
     def namespaces(self):
         return [self.client, self.router, self.server]
+
+
+_current = threading.local()
+
+
+def family():
+    """In which family the test that this thread runs is played."""
+    return getattr(_current, "family", "4")
+
+
+def in_family(name, run):
+    """Runs a test in one of FAMILIES: addresses of lines are that family's, and programs learn it by FAMILY."""
+    _current.family = name
+    try:
+        return run()
+    finally:
+        _current.family = "4"
 
 
 # The families that programs are run in: the variable FAMILY of c-tests/t.h and python-tests/family.py, and its name.

@@ -81,13 +81,19 @@ class Player:
     def too_big(self, mtu):
         """An ICMP error about what was heard last."""
         print(f"in   ICMP: the path takes {mtu}", flush=True)
+        self.tell(*((2, 0) if SIX else (3, 4)), mtu)
+
+    def trouble(self, kind, code):
+        print(f"in   ICMP: type {kind}, code {code}", flush=True)
+        self.tell(kind, code, 0)
+
+    def tell(self, kind, code, number):
         if SIX:
-            body = struct.pack("!I", mtu) + self.last[:48]
-            os.write(self.tun, ipv6(US, HOST, icmpv6(US, HOST, 2, 0, body), next_header=58))
+            body = struct.pack("!I", number) + self.last[:48]
+            os.write(self.tun, ipv6(US, HOST, icmpv6(US, HOST, kind, code, body), next_header=58))
             return
-        body = struct.pack("!HH", 0, mtu) + self.last[:28]
-        total = checksum(b"\3\4\0\0" + body)
-        os.write(self.tun, ipv4(US, HOST, b"\3\4" + struct.pack("!H", total) + body, protocol=1))
+        head, body = bytes((kind, code)), struct.pack("!I", number) + self.last[:28]
+        os.write(self.tun, ipv4(US, HOST, head + struct.pack("!H", checksum(head + b"\0\0" + body)) + body, protocol=1))
 
     def segments(self, wait=0.15, quiet=0.03):
         """What the TCP under test sends: until it is silent, or not at all for a while."""
@@ -637,6 +643,35 @@ def too_big(p):
     p.hear()
 
 
+def trouble(p):
+    """Every error that a router or a host tells of: to one who connects, and on a connection."""
+    if SIX:
+        kinds = [(1, code) for code in range(8)] + [(3, 0), (3, 1), (4, 0), (4, 1), (4, 2), (5, 0), (128, 0)]
+    else:
+        kinds = [(3, code) for code in range(17) if code != 4] + [(4, 0), (5, 0), (11, 0), (11, 1), (12, 0), (12, 1), (8, 0)]
+    p.hears_all = False
+    for n, (kind, code) in enumerate(kinds):
+        p.peer_port = 7100 + n
+        p.call(f"connect {US} {p.peer_port}", quiet=True)
+        p.hear()
+        p.trouble(kind, code)
+        p.hear(0.03)
+        p.call("error")
+        p.call("close", quiet=True)
+    p.peer_port = 40000
+    p.established()
+    begin = 1
+    for kind, code in kinds:
+        p.call("send 10")
+        p.hear()
+        p.trouble(kind, code)
+        p.hear(0.03)
+        p.call("error")
+        begin += 10
+        p.say(0, 1, begin)
+    p.hear()
+
+
 def fast_open(p):
     """A server of Fast Open: cookies, and connections that are read and answered before their handshakes end."""
     p.hears_all = False
@@ -981,7 +1016,7 @@ def fast_open_blackhole(p):
 SCRIPTS = {f.__name__: f for f in (
     handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
     simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
-    small_segments, paws, losses, timeout, too_big, fast_open, fast_open_queue, fast_open_client,
+    small_segments, paws, losses, timeout, too_big, trouble, fast_open, fast_open_queue, fast_open_client,
     fast_open_blackhole)}
 
 

@@ -1,5 +1,6 @@
 """What is not told by comparing one program's output: hostile networks, idle servers, missing privileges, loss, bulk."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -19,8 +20,9 @@ def mac_of(namespace, name="veth0"):
 class Same:
     """A scenario with an output: what the kernel's TCP gave is what tcpreload has to give."""
 
-    def __init__(self, name, run, privileges=("root", "net_raw"), slow=False, known=None):
-        self.name, self.run, self.privileges, self.slow, self.known = name, run, privileges, slow, known
+    def __init__(self, name, run, privileges=("root", "net_raw"), slow=False, known=None, family="4"):
+        self.name, self.privileges, self.slow, self.known, self.family = name, privileges, slow, known, family
+        self.run = lambda *a: net.in_family(family, lambda: run(*a))
         self.expected = None
 
     def oracle(self):
@@ -38,9 +40,9 @@ class Same:
         return note
 
     def tests(self):
-        yield Test(self.name, "kernel", lambda: self.check(False, "root"), self.slow)
+        yield Test(self.name, "kernel" + net.FAMILIES[self.family], lambda: self.check(False, "root"), self.slow)
         for privilege in self.privileges:
-            label = "tcpreload" + ("" if privilege == "root" else f" {privilege}")
+            label = "tcpreload" + net.FAMILIES[self.family] + ("" if privilege == "root" else f" {privilege}")
             yield Test(self.name, label, lambda p=privilege: self.check(True, p), self.slow)
 
 
@@ -309,10 +311,10 @@ def restart(shim, privilege):
 def overflow(shim, privilege):
     """listen(4) and nobody accepts: how many of a kernel client's connections come up, and what is counted."""
     with net.Line() as line:
-        script = "import socket, time\nl = socket.socket()\nl.bind(('', 7000))\nl.listen(4)\nprint('up', flush=True)\ntime.sleep(60)\n"
+        script = "import socket, time\nl = socket.create_server(('', 7000), backlog=4)\nprint('up', flush=True)\ntime.sleep(60)\n"
         side = Side(line.server, [stage().python, "-c", script], shim, privilege)
         side.wait_for_line()
-        client = ("import socket, sys, time, select\nall = []\nfor _ in range(12):\n    c = socket.socket()\n    c.setblocking(False)\n"
+        client = ("import socket, sys, time, select\nall = []\nfor _ in range(12):\n    c = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)\n    c.setblocking(False)\n"
                   "    c.connect_ex((sys.argv[1], 7000))\n    all.append(c)\n    time.sleep(0.02)\ntime.sleep(0.3)\n"
                   "print('connected', len(select.select([], all, [], 0)[1]))\n")
         output = line.client.output(stage().python, "-c", client, line.server_address)
@@ -322,6 +324,59 @@ def overflow(shim, privilege):
         if shim and line.server.kernel_counters()["TcpExtListenOverflows"]:
             raise Failed("the kernel's queue has overflown, not tcpreload's")
         return output, output.strip().replace("\n", ", ")
+
+
+HOLDER = """
+import errno, socket, sys
+host, only, reuse = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+s = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+if ":" in host:
+    s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+if reuse != "none":
+    s.setsockopt(socket.SOL_SOCKET, getattr(socket, reuse), 1)
+for what, call in (("bind", lambda: s.bind((host, 7000))), ("listen", lambda: s.listen(5))):
+    try:
+        call()
+    except OSError as e:
+        print(what, errno.errorcode[e.errno], flush=True)
+        sys.exit()
+print("listens", flush=True)
+s.settimeout(10)
+while True:
+    c, _ = s.accept()
+    c.sendall(sys.argv[4].encode())
+    c.close()
+"""
+
+
+def two_programs(shim, privilege):
+    """A port in both families, in two programs: who gets it, and whom a client of each family reaches."""
+    output, notes = "", []
+    wild = (("::", 0), ("::", 1), ("0.0.0.0", 0))
+    # A group of SO_REUSEPORT is the kernel's to spread where it is shared with others.
+    for (first, second), reuse in itertools.product(itertools.permutations(wild, 2), ("none", "SO_REUSEADDR")):
+        with net.Line() as line:
+            output += f"{first} and then {second}, {reuse}: "
+            sides = []
+            for name, (host, only) in (("first", first), ("second", second)):
+                side = Side(line.server, [stage().python, "-c", HOLDER, host, only, reuse, name], shim, privilege)
+                side.wait_for_line()
+                output += side.head.strip() + "; "
+                if side.head == "listens\n":
+                    sides.append((side, ("server",)))
+            for family in ("4", "6"):
+                script = "import socket, sys\nc = socket.create_connection((sys.argv[1], 7000), 5)\nprint(c.recv(100).decode())\n"
+                got = line.client.output(stage().python, "-c", script, line.address(family))
+                output += f"{family}: {got.strip().splitlines()[-1]}; "
+            kernel = line.server.kernel_counters()["TcpPassiveOpens"]
+            if shim and kernel:
+                raise Failed(f"{output}: the kernel has accepted {kernel} connections")
+            notes.append(str(sum(side.counters().get("TcpPassiveOpens", 0) for side, _ in sides) if shim else kernel))
+            for side, _ in sides:
+                side.kill()
+                side.process.wait()
+        output += "\n"
+    return output, "connections accepted: " + ", ".join(notes)
 
 
 UNREACHABLE = """
@@ -532,11 +587,15 @@ def tests(full=False):
     scenarios = [
         Same("unreachable", unreachable),
         Same("path MTU", path_mtu),
+        Same("two programs, a port", two_programs),
         Same("exposure", exposure(False)),
         Same("exposure, router", exposure(True), privileges=("root",)),
         Same("exposure, IPv6", extensions),
         Same("malformed", malformed(100000 if full else 20000), privileges=("root",) if not full else ("root", "net_raw")),
+        Same("malformed", malformed(100000 if full else 5000), privileges=("net_raw",), family="6"),
         Same("restart", restart),
+        Same("restart", restart, privileges=("root",), family="6"),
+        Same("overflow", overflow, privileges=("root",), family="6"),
         Same("overflow", overflow),
         Same("fast open, client", fast_open(("client",))),
         Same("fast open, server", fast_open(("server",))),
@@ -548,6 +607,7 @@ def tests(full=False):
     for name, command in (("idle", ["c:echo", "server", 7000]), ("idle, threads", ["py:server.py", 7000])):
         for stack, shim in STACKS.items():
             out.append(Test(name, stack, lambda c=command, s=shim: idle(c, 10 if full else 5)(s)))
+    out.append(Test("idle", "tcpreload IPv6", lambda: net.in_family("6", lambda: idle(["c:echo", "server", 7000], 3)(True))))
     out += [
         Test("no privilege", "launcher, then kernel", without_privilege),
         Test("no privilege", "LD_PRELOAD, then kernel", preloaded_without_privilege),

@@ -84,9 +84,9 @@ fn program(family: Family, shape: Shape, ports: &PortSet) -> Vec<libc::sock_filt
             for extension in [0, 43, 44, 60] {
                 require(&mut p, JEQ, extension, false, ALL);
             }
-            // The errors of RFC 4443: the first four types.
+            // Errors are the lower half of the types (RFC 4443 2.1).
             let mut icmp = vec![op(LD_B_ABS, NET.wrapping_add(40))];
-            require(&mut icmp, JGT, 4, false, NOTHING);
+            require(&mut icmp, JGT, 127, false, NOTHING);
             decide(&mut p, PROTO_ICMPV6, icmp, ALL);
             require(&mut p, JEQ, PROTO_TCP.into(), true, NOTHING);
             p.push(op(LD_H_ABS, NET.wrapping_add(42)));
@@ -169,7 +169,7 @@ mod tests {
         ports.insert(80, 80);
         let cases = [
             (Family::V4, PROTO_ICMP, &[3, 11, 12][..], &[0, 8][..]),
-            (Family::V6, PROTO_ICMPV6, &[1, 2, 3, 4], &[128, 135]),
+            (Family::V6, PROTO_ICMPV6, &[1, 2, 3, 4, 100], &[128, 135]),
         ];
         for (family, icmp, errors, others) in cases {
             let program = program(family, Shape::Small, &ports);

@@ -57,14 +57,15 @@ fn trouble_v4(kind: u8, code: u8, word: u32) -> Option<Trouble> {
         (3, 7) => (Error::HostDown, false),
         (3, 8) => (Error::NoNetwork, false),
         (3, 10 | 12..=15) => (Error::HostUnreachable, false),
-        (11, _) => (Error::HostUnreachable, true),
+        // Not that fragments were missing: icmp_unreach passes over it.
+        (11, code) if code != 1 => (Error::HostUnreachable, true),
         (12, _) => (Error::Protocol, true),
         _ => return None,
     };
     Some(Trouble::Unreachable { error, on_the_way })
 }
 
-/// RFC 4443: destination unreachable, packet too big, time exceeded, parameter problem.
+/// RFC 4443: destination unreachable, packet too big, time exceeded, parameter problem, and what else is an error.
 fn trouble_v6(kind: u8, code: u8, word: u32) -> Option<Trouble> {
     let error = match (kind, code) {
         (2, _) => return Some(Trouble::TooBig { mtu: word }),
@@ -73,7 +74,8 @@ fn trouble_v6(kind: u8, code: u8, word: u32) -> Option<Trouble> {
         (1, 2 | 3) => Error::HostUnreachable,
         (1, 4) => Error::ConnectionRefused,
         (3, _) => Error::HostUnreachable,
-        (4, _) => Error::Protocol,
+        // Parameter problems, and errors that were not thought of yet: they concern the upper layer too (RFC 4443 2.4 a).
+        (..128, _) => Error::Protocol,
         _ => return None,
     };
     Some(Trouble::Unreachable { error, on_the_way: true })
