@@ -881,13 +881,17 @@ def fast_open_client(p):
     p.call("info")
     p.say(RST, 1)
     p.note("-- a SYN that does not get through")
+    p.hears_all = False
     p.peer_port = 7001
-    begin("it is too large", n=1000)
-    p.too_big(700)
-    p.hear()
-    p.say(SYN, 0, 1, options=MSS)
-    p.hear()
-    p.call("info")
+    # No path of IPv6 takes less than 1280: that is not believed.
+    for mtu in (700, 1300) if SIX else (1300,):
+        begin("it is too large", n=1390)
+        p.too_big(mtu)
+        p.hear()
+        p.say(SYN, 0, 1, options=MSS)
+        p.hear()
+        p.call("info")
+        p.peer_port += 1
 
 
 def fast_open_blackhole(p):

@@ -12,7 +12,7 @@ use crate::wire::ip::{PROTO_ICMPV6, Packet};
 
 /// No path is believed to take less: Linux's min_pmtu, against errors that are made up to slow a connection down.
 const LEAST_MTU_V4: u32 = 552;
-/// Every link takes that much (RFC 8200 5, RFC 8201 4).
+/// Every link takes that much (RFC 8200 5): who says otherwise is not heard (RFC 8201 4, tcp_v6_err).
 const LEAST_MTU_V6: u32 = 1280;
 
 impl Stack {
@@ -43,9 +43,12 @@ impl Stack {
         let mut env = env!(self, core, now);
         let outcome: Outcome = match notice.trouble {
             Trouble::Unreachable { error, .. } => conn.tcb.unreachable(&mut env, notice.seq, error),
+            Trouble::TooBig { mtu } if !notice.tuple.remote.addr.is_v4() && mtu < LEAST_MTU_V6 => {
+                Outcome::DONE
+            }
             Trouble::TooBig { mtu } => {
                 let peer = notice.tuple.remote.addr;
-                let mtu = mtu.max(if peer.is_v4() { LEAST_MTU_V4 } else { LEAST_MTU_V6 });
+                let mtu = if peer.is_v4() { mtu.max(LEAST_MTU_V4) } else { mtu };
                 conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, peer))
             }
         };
