@@ -296,7 +296,12 @@ impl Tcb {
 
     /// tcp_fastopen_synack_timer: once more than for a request socket.
     pub(super) fn on_synack_timeout(&mut self, env: &mut Env) {
-        env.counters.inc(Counter::TCPTimeouts);
+        // The second time what was sent meanwhile counts as lost, too. It leaves again when the SYN-ACK is acknowledged.
+        if self.rec.backoff == 1 && self.snd.una != self.snd.nxt {
+            self.enter_loss(env);
+        } else {
+            env.counters.inc(Counter::TCPTimeouts);
+        }
         let retries = match self.options.syncnt {
             0 => env.sysctls.tcp_synack_retries[0] as u32 + 1,
             n => n,

@@ -153,6 +153,9 @@ impl Tcb {
         if self.rec.phase == Phase::Open {
             return self.output_loss_probe(env);
         }
+        if self.is_early() {
+            return None;
+        }
         let lost = self.next_lost()?;
         let pipe = self.pipe();
         let room = if self.cc.cwnd > pipe {
