@@ -26,7 +26,8 @@ oracle: build ## only the programs; ARGS="-k epoll -v" chooses (python-tests/run
 queues: build ## the listen queues, full and overflowing: Linux and tcpreload side by side
 	python3 python-tests/queues.py
 
-apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every server with every client
+apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every server with every client, the list of programs
+	python-tests/tools.sh all
 	python3 python-tests/run.py --all
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors

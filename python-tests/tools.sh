@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs what the build, the demonstration and the tests need, where it is missing: Debian and Ubuntu.
 #
+# With "all": what only the long tests run as well.
+#
 # Servers that come with the packages (nginx, redis) are not started: the tests run their own, in their own namespaces.
 set -e
 
@@ -20,6 +22,13 @@ need ab apache2-utils
 need nginx nginx-light
 need redis-server redis-server
 need redis-benchmark redis-tools
+need haproxy haproxy
+need socat socat
+need iperf3 iperf3
+need memcached memcached
+need h2load nghttp2-client
+need redis-cli redis-tools
+need openssl openssl
 need ip iproute2
 need nft nftables
 need ethtool ethtool
@@ -28,6 +37,18 @@ need tcpdump tcpdump
 need setpriv util-linux
 need setcap libcap2-bin
 [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
+if [ "$1" = all ]; then
+    need lighttpd lighttpd
+    need apache2 apache2
+    need gunicorn gunicorn
+    need uvicorn "uvicorn python3-uvloop"
+    need node nodejs
+    need javac default-jdk-headless
+    need sshd openssh-server
+    need ssh openssh-client
+    need sockperf sockperf
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql postgresql-contrib"
+fi
 if [ -n "$missing" ]; then
     as_root=
     [ "$(id -u)" = 0 ] || as_root=sudo
