@@ -233,6 +233,69 @@ static void pointers(void) {
     unpair(p);
 }
 
+/* connect with addresses that are none: which is looked at first, the address or the socket. */
+static void named(const char *state, int fd) {
+    struct sockaddr_storage unix_ = {.ss_family = AF_UNIX}, inet = {.ss_family = DOMAIN};
+    printf("%s\n", state);
+    SAY("connect, another family", connect(fd, (struct sockaddr *)&unix_, 28));
+    SAY("connect, another family, short", connect(fd, (struct sockaddr *)&unix_, 4));
+    SAY("connect, short", connect(fd, (struct sockaddr *)&inet, 8));
+    SAY("connect, two bytes", connect(fd, (struct sockaddr *)&inet, 2));
+    SAY("connect, one byte", connect(fd, (struct sockaddr *)&inet, 1));
+    SAY("connect, length 129", connect(fd, (struct sockaddr *)&inet, 129));
+    SAY("connect, negative length", connect(fd, (struct sockaddr *)&inet, -1));
+    SAY("connect, bad pointer", connect(fd, (struct sockaddr *)forbidden, 16));
+    SAY("connect, bad pointer, one byte", connect(fd, (struct sockaddr *)forbidden, 1));
+}
+
+static void addresses(void) {
+    struct pair p = pair();
+    int c = nonblocking(tcp());
+    /* Documentation addresses: nobody answers, or there is no route. */
+    struct sockaddr_in a = ADDR(1);
+    int full = listener(0);
+    int first = connected_to(full);
+    a = ADDR(port_of(full));
+    named("fresh", c);
+    connect(c, SA(a));
+    int second = nonblocking(tcp());
+    connect(second, SA(a));
+    nap(50);
+    named("connecting", second);
+    named("connected", p.c);
+    named("listening", p.l);
+    shutdown(p.c, SHUT_RDWR);
+    named("shut down", p.c);
+    close(second);
+    close(first);
+    close(c);
+    close(full);
+    unpair(p);
+}
+
+/* What listen sets back, and what a connection does not have of its listener. */
+static void inherited(void) {
+    int l = tcp(), value = 0;
+    socklen_t len = sizeof value;
+    struct sockaddr_in a = ADDR(0);
+    MUST(setsockopt(l, IPPROTO_TCP, TCP_QUICKACK, &(int){0}, 4));
+    MUST(setsockopt(l, IPPROTO_TCP, TCP_DEFER_ACCEPT, &(int){3}, 4));
+    MUST(bind(l, SA(a)));
+    MUST(listen(l, 4));
+    MUST(getsockopt(l, IPPROTO_TCP, TCP_QUICKACK, &value, &len));
+    printf("TCP_QUICKACK of a listener: %d\n", value);
+    int c = connected_to(l);
+    MUST(send(c, "x", 1, 0));
+    int s = MUST(accept(l, NULL, NULL));
+    MUST(getsockopt(l, IPPROTO_TCP, TCP_DEFER_ACCEPT, &value, &len));
+    printf("TCP_DEFER_ACCEPT of the listener: %d\n", value);
+    MUST(getsockopt(s, IPPROTO_TCP, TCP_DEFER_ACCEPT, &value, &len));
+    printf("and of its connection: %d\n", value);
+    close(s);
+    close(c);
+    close(l);
+}
+
 int main(void) {
     signal(SIGPIPE, SIG_IGN);
     char *two = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -241,5 +304,7 @@ int main(void) {
     descriptors();
     matrix();
     pointers();
+    addresses();
+    inherited();
     return 0;
 }

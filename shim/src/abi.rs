@@ -197,10 +197,10 @@ pub fn sockaddr(at: *const libc::sockaddr, len: libc::socklen_t, family: Family)
     if len as usize > size_of::<libc::sockaddr_storage>() {
         return Err(EINVAL);
     }
-    if (len as usize) < size_of::<u16>() {
+    let b = bytes(at.cast(), len as usize)?;
+    if b.len() < size_of::<u16>() {
         return Err(EINVAL);
     }
-    let b = bytes(at.cast(), len as usize)?;
     let port = |b: &[u8]| u16::from_be_bytes([b[2], b[3]]);
     match (i32::from(u16::from_ne_bytes([b[0], b[1]])), family) {
         (libc::AF_UNSPEC, _) => Ok(SockAddr::Unspecified),

@@ -339,16 +339,21 @@ pub fn connect(
 ) -> Outcome<i32> {
     let mut locked = rt.lock()?;
     let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
-    let remote = match abi::sockaddr(addr, len, family)? {
-        SockAddr::Unspecified => {
-            let (stack, now) = locked.stack_now();
-            stack.disconnect(now, id);
-            return Ok(0);
-        }
-        SockAddr::Inet(remote) => remote,
-    };
-    let begun = match locked.stack().phase(id) {
+    let named = abi::sockaddr(addr, len, family);
+    if let Ok(SockAddr::Unspecified) = named {
+        let (stack, now) = locked.stack_now();
+        stack.disconnect(now, id);
+        return Ok(0);
+    }
+    let phase = locked.stack().phase(id);
+    // __inet_stream_connect: of an address that is none but could be copied, only a socket that is not connected is told.
+    let could_be_copied = (2..=128).contains(&len) && !matches!(named, Err(Errno(libc::EFAULT)));
+    if named.is_err() && (phase == SocketPhase::Unconnected || !could_be_copied) {
+        return Err(named.err().unwrap_or(Errno(libc::EINVAL)));
+    }
+    let begun = match phase {
         SocketPhase::Unconnected => {
+            let Ok(SockAddr::Inet(remote)) = named else { return Err(Errno(libc::EINVAL)) };
             let (remote, route) = reach(rt, &mut locked, fd, id, family, remote)?;
             let (stack, now) = locked.stack_now();
             stack.connect(now, id, remote, &route).map_err(Errno::from)
