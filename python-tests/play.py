@@ -613,6 +613,30 @@ def timeout(p):
     p.note(f"pauses double: {all(1.6 < b / a < 2.5 for a, b in zip(pauses, pauses[1:]))}")
 
 
+def too_big(p):
+    """Routers say what the path takes: less and less, less than any path may take, and of what was never sent."""
+    p.established()
+    p.call("nodelay", quiet=True)
+    begin = 1
+    for mtu in (1400, 1300, 1280, 1279, 1000, 600, 300, 0):
+        p.note(f"-- {mtu}")
+        p.call("send 1400")
+        p.hear()
+        p.too_big(mtu)
+        # Not as long as a tail loss probe takes.
+        p.hear(0.03)
+        begin += 1400
+        p.say(0, 1, begin)
+        p.hear()
+    p.note("-- of another's")
+    p.say(0, 1, begin)
+    p.last = p.last[:-1500] + p.last[-1500:].replace(struct.pack("!I", (p.iss + begin - 1400) & 0xFFFFFFFF), b"away", 1)
+    p.too_big(600)
+    p.hear(0.03)
+    p.call("send 1400")
+    p.hear()
+
+
 def fast_open(p):
     """A server of Fast Open: cookies, and connections that are read and answered before their handshakes end."""
     p.hears_all = False
@@ -969,7 +993,7 @@ def fast_open_blackhole(p):
 SCRIPTS = {f.__name__: f for f in (
     handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
     simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
-    small_segments, paws, losses, timeout, fast_open, fast_open_queue, fast_open_client,
+    small_segments, paws, losses, timeout, too_big, fast_open, fast_open_queue, fast_open_client,
     fast_open_blackhole)}
 
 

@@ -12,7 +12,7 @@ use crate::wire::ip::{PROTO_ICMPV6, Packet};
 
 /// No path is believed to take less: Linux's min_pmtu, against errors that are made up to slow a connection down.
 const LEAST_MTU_V4: u32 = 552;
-/// Every link takes that much (RFC 8200 5): who says otherwise is not heard (RFC 8201 4, tcp_v6_err).
+/// Every link takes that much (RFC 8200 5, RFC 8201 4).
 const LEAST_MTU_V6: u32 = 1280;
 
 impl Stack {
@@ -43,13 +43,15 @@ impl Stack {
         let mut env = env!(self, core, now);
         let outcome: Outcome = match notice.trouble {
             Trouble::Unreachable { error, .. } => conn.tcb.unreachable(&mut env, notice.seq, error),
-            Trouble::TooBig { mtu } if !notice.tuple.remote.addr.is_v4() && mtu < LEAST_MTU_V6 => {
-                Outcome::DONE
-            }
             Trouble::TooBig { mtu } => {
                 let peer = notice.tuple.remote.addr;
-                let mtu = if peer.is_v4() { mtu.max(LEAST_MTU_V4) } else { mtu };
-                conn.tcb.path_shrank(&mut env, notice.seq, path_mss(mtu, peer))
+                let mss = match peer.is_v4() {
+                    true => path_mss(mtu.max(LEAST_MTU_V4), peer),
+                    // A router that takes less lies (RFC 8201 4), and Linux does not believe the half of it.
+                    false if mtu < LEAST_MTU_V6 => u32::MAX,
+                    false => path_mss(mtu, peer),
+                };
+                conn.tcb.path_shrank(&mut env, notice.seq, mss)
             }
         };
         self.settle(now, id, before, outcome);
