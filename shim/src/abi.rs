@@ -189,15 +189,17 @@ pub enum SockAddr {
     Inet(Endpoint),
 }
 
+/// Whether an address of some family can have this length.
+pub fn length_possible(len: libc::socklen_t) -> bool {
+    (size_of::<u16>()..=size_of::<libc::sockaddr_storage>()).contains(&(len as usize))
+}
+
 /// Reads a sockaddr for a socket of `family`.
 ///
 /// # Errors
 /// EFAULT, EINVAL (too short or too long), EAFNOSUPPORT.
 pub fn sockaddr(at: *const libc::sockaddr, len: libc::socklen_t, family: Family) -> Outcome<SockAddr> {
-    if len as usize > size_of::<libc::sockaddr_storage>() {
-        return Err(EINVAL);
-    }
-    if (len as usize) < size_of::<u16>() {
+    if !length_possible(len) {
         return Err(EINVAL);
     }
     let b = bytes(at.cast(), len as usize)?;

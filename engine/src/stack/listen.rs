@@ -117,6 +117,8 @@ impl Stack {
         s.backlog = backlog;
         s.phase = SocketPhase::Listening;
         s.shut = 0;
+        // Acknowledgments begin anew, as in Linux (inet_csk_delack_init).
+        s.options.tcp.quickack_off = false;
         core.by_port.insert(&mut self.sockets, u64::from(local.port), id);
         self.listen_fast(id);
         Ok(())

@@ -359,8 +359,9 @@ impl Stack {
         conn.listener = None;
         let s = &mut self.sockets[id];
         s.options = options;
-        // sk_clone: all but the priority is the listener's.
+        // sk_clone: all but the priority is the listener's, and TCP_DEFER_ACCEPT (inet_csk_clone_lock).
         s.options.priority = 0;
+        s.options.defer_accept_s = 0;
         s.phase = SocketPhase::Connected;
         s.bound = true;
         s.local = accepted.tuple.local;

@@ -339,17 +339,20 @@ pub fn connect(
 ) -> Outcome<i32> {
     let mut locked = rt.lock()?;
     let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
-    let remote = match abi::sockaddr(addr, len, family)? {
-        SockAddr::Unspecified => {
+    let remote = match abi::sockaddr(addr, len, family) {
+        Ok(SockAddr::Unspecified) => {
             let (stack, now) = locked.stack_now();
             stack.disconnect(now, id);
             return Ok(0);
         }
-        SockAddr::Inet(remote) => remote,
+        Ok(SockAddr::Inet(remote)) => Ok(remote),
+        // What no family has is refused in every state; what this family has not, only where a connection would begin.
+        Err(error) if error == Errno(libc::EFAULT) || !abi::length_possible(len) => return Err(error),
+        Err(error) => Err(error),
     };
     let begun = match locked.stack().phase(id) {
         SocketPhase::Unconnected => {
-            let (remote, route) = reach(rt, &mut locked, fd, id, family, remote)?;
+            let (remote, route) = reach(rt, &mut locked, fd, id, family, remote?)?;
             let (stack, now) = locked.stack_now();
             stack.connect(now, id, remote, &route).map_err(Errno::from)
         }
