@@ -26,6 +26,7 @@ CASES = [
     c("messages"),
     c("processes"),
     c("errors"),
+    c("matrix"),
     c("ends"),
     c("waits"),
     c("signals"),
