@@ -522,6 +522,128 @@ def fast_open(ends):
     return run
 
 
+LINK_LOCAL = """
+import errno, hashlib, os, socket, sys
+who, host = sys.argv[1:3]
+link = socket.if_nametoindex("veth0")
+def shown(name):
+    return f"{name[0]} scope {'veth0' if name[3] == link else name[3]}"
+def received(s):
+    digest, size = hashlib.sha256(), 0
+    while data := s.recv(65536):
+        digest.update(data)
+        size += len(data)
+    return f"{size} {digest.hexdigest()[:16]}"
+if who == "server":
+    l = socket.socket(socket.AF_INET6)
+    l.bind((host, 7000, 0, link))
+    l.listen(8)
+    print("up", flush=True)
+    for _ in range(2):
+        c, peer = l.accept()
+        print("peer", shown(peer), "own", shown(c.getsockname()), "sent", received(c), flush=True)
+        c.sendall(b"answer" * 50000)
+        c.close()
+else:
+    for name in ((host, 7000), (host, 7000, 0, socket.if_nametoindex("lo")), (host, 7000, 0, link), (host + "%veth0", 7000), "device"):
+        c = socket.socket(socket.AF_INET6)
+        try:
+            if name == "device":
+                c.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"veth0")
+                name = (host, 7000)
+            c.connect(name)
+            print("own", shown(c.getsockname()), "peer", shown(c.getpeername()), flush=True)
+            c.sendall(b"request" * 30000)
+            c.shutdown(socket.SHUT_WR)
+            print("got", received(c), flush=True)
+        except OSError as e:
+            print(errno.errorcode[e.errno], flush=True)
+        c.close()
+"""
+
+
+def link_local(ends):
+    """Two hosts that know each other by link-local addresses alone."""
+
+    def run(shim, privilege):
+        with net.Line() as line:
+            sides = {}
+            for who, namespace, address in (("server", line.server, "fe80::77:1"), ("client", line.client, "fe80::77:2")):
+                namespace.call("ip", "-6", "address", "flush", "dev", "veth0")
+                namespace.call("ip", "address", "add", address + "/64", "dev", "veth0")
+            for who, namespace in (("server", line.server), ("client", line.client)):
+                sides[who] = Side(namespace, [stage().python, "-c", LINK_LOCAL, who, "fe80::77:1"], shim and who in ends, privilege)
+                if who == "server":
+                    sides[who].wait_for_line()
+            output = sides["client"].finish(30) + sides["server"].finish(30)
+            return output, "; ".join(check_stacks(side.namespace, [(side, (who,))]) for who, side in sides.items())
+
+    return run
+
+
+FLOODED = """
+import socket, sys
+l = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
+l.bind((sys.argv[1], 7000))
+l.listen(16)
+print("up", flush=True)
+while True:
+    c, _ = l.accept()
+    c.sendall(c.recv(100))
+    c.close()
+"""
+
+FLOODING = """
+import socket, struct, sys
+from packets import SYN, ipv4, ipv6, mac, segment
+server, forged, servers_mac, own_mac = sys.argv[1:]
+six = ":" in server
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("veth0", 0))
+head = mac(servers_mac) + mac(own_mac) + (b"\\x86\\xdd" if six else b"\\x08\\x00")
+def flood(first):
+    for port in range(first, first + 500):
+        syn = segment(forged, server, port, 7000, seq=port, flags=SYN, options=b"\\x02\\x04\\x05\\xb4")
+        wire.send(head + (ipv6 if six else ipv4)(forged, server, syn))
+served = 0
+for n in range(8):
+    flood(10000 + 500 * n)
+    try:
+        with socket.create_connection((server, 7000), timeout=0.6) as c:
+            c.sendall(b"hello")
+            served += c.recv(100) == b"hello"
+    except TimeoutError:
+        pass
+print("served", served)
+"""
+
+
+def syn_flood(shim, privilege):
+    """4000 SYNs of nobody's, and clients of the kernel's among them: who is served, with cookies and without."""
+    output, passive = "", 0
+    for family, cookies in itertools.product(("4", "6"), (0, 1, 2)):
+        with net.Line() as line:
+            address, forged = line.address(family), {"4": "10.77.1.77", "6": "fd77:1::77"}[family]
+            servers_mac, own_mac = mac_of(line.server), mac_of(line.client)
+            line.server.call("ip", "neigh", "add", forged, "lladdr", own_mac, "dev", "veth0")
+            line.server.sysctl({"net.ipv4.tcp_syncookies": cookies})
+            side = Side(line.server, [stage().python, "-c", FLOODED, address], shim, privilege)
+            side.wait_for_line()
+            got = line.client.output("env", f"PYTHONPATH={stage().path / 'python-tests'}", stage().python, "-c", FLOODING,
+                                     address, forged, servers_mac, own_mac)
+            kernel = line.server.kernel_counters()
+            counters = side.counters() if shim else kernel
+            if shim and kernel["TcpPassiveOpens"]:
+                raise Failed("the kernel has served")
+            passive += counters["TcpPassiveOpens"]
+            output += f"family {family}, cookies {cookies}: {got.strip()}" + "".join(
+                f", {name} {counters.get('TcpExt' + name, 0)}"
+                for name in ("SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed", "TCPReqQFullDoCookies", "TCPReqQFullDrop")) + "\n"
+            side.kill()
+            side.process.wait()
+    return output, f"connections accepted: {passive}"
+
+
 FAST_SERVER = """
 import socket, sys
 family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
@@ -602,6 +724,10 @@ def tests(full=False):
         Same("fast open, both", fast_open(("client", "server"))),
         # The key is root's to read.
         Same("fast open, keys", fast_open_keys, privileges=("root",)),
+        Same("link-local, client", link_local(("client",)), privileges=("root",)),
+        Same("link-local, server", link_local(("server",)), privileges=("root",)),
+        Same("link-local, both", link_local(("client", "server"))),
+        Same("SYN flood", syn_flood, privileges=("root",)),
     ]
     out = [test for scenario in scenarios for test in scenario.tests()]
     for name, command in (("idle", ["c:echo", "server", 7000]), ("idle, threads", ["py:server.py", 7000])):
