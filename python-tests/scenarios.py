@@ -379,6 +379,61 @@ def two_programs(shim, privilege):
     return output, "connections accepted: " + ", ".join(notes)
 
 
+ASKING = """
+import socket, sys, time
+end, served, worst = time.monotonic() + float(sys.argv[2]), 0, 0
+while time.monotonic() < end:
+    begin = time.monotonic()
+    with socket.create_connection((sys.argv[1], 7000), 20) as c:
+        c.sendall(b"x" * 64)
+        got = 0
+        while got < 64:
+            got += len(c.recv(64))
+    served += 1
+    worst = max(worst, time.monotonic() - begin)
+print(served, worst)
+"""
+
+
+def resident(pids):
+    return sum(int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) for pid in pids)
+
+
+def siege(rate, seconds):
+    """SYNs from ten thousand made-up sources while a client makes requests, one connection each."""
+
+    def run(shim, privilege):
+        with net.Line() as line:
+            six = ":" in line.server_address
+            # SYN-ACKs to nobody leave by the cable, and get lost there.
+            for words in (("route", "add", "default", "via", line.client_address, "dev", "veth0"),
+                          ("neigh", "replace", line.client_address, "lladdr", mac_of(line.client), "dev", "veth0")):
+                line.server.call("ip", *(("-6",) if six else ()), *words)
+            side = Side(line.server, stage().command(["c:echo", "server", 7000]), shim, privilege)
+            side.wait_for_line()
+            asked = lambda t: line.client.output(stage().python, "-c", ASKING, line.server_address, t, timeout=120)
+            asked(0.5)
+            before = resident(line.server.inhabitants())
+            flood = line.client.start(stage().program("synflood"), "veth0", mac_of(line.client), mac_of(line.server),
+                                      line.server_address, 7000, 10000, rate, seconds, stdout=subprocess.PIPE, text=True)
+            served, worst = asked(seconds).split()
+            sent = int(flood.communicate()[0])
+            after = resident(line.server.inhabitants())
+            # Half-open connections have gone, or are not in the way.
+            again, later = asked(1).split()
+            counters = side.counters() if shim else line.server.kernel_counters()
+            note = (f"{sent / seconds:.0f} SYNs a second, {served} requests meanwhile, the slowest took {float(worst) * 1000:.0f} ms; "
+                    f"cookies {counters.get('TcpExtSyncookiesSent')}; memory {before} and {after} KB")
+            if sent < rate * seconds * 0.7:
+                raise Failed(f"not much of a flood: {note}")
+            output = (f"served throughout: {int(served) > 20 * seconds and float(worst) < 1.5}\n"
+                      f"and after it: {int(again) > 20 and float(later) < 1.5}\n"
+                      f"by cookies: {counters.get('TcpExtSyncookiesSent', 0) > sent // 2}\nmemory bounded: {after < before + 65536}\n")
+            return output, note + "; " + check_stacks(line.server, [(side, ("server",))])
+
+    return run
+
+
 UNREACHABLE = """
 import errno, socket, sys, time
 def attempt(family, host, port):
@@ -719,6 +774,8 @@ def tests(full=False):
         Same("restart", restart, privileges=("root",), family="6"),
         Same("overflow", overflow, privileges=("root",), family="6"),
         Same("overflow", overflow),
+        Same("siege", siege(50000, 5), privileges=("net_raw",)),
+        Same("siege", siege(50000, 5), privileges=("root",), family="6", slow=True),
         Same("fast open, client", fast_open(("client",))),
         Same("fast open, server", fast_open(("server",))),
         Same("fast open, both", fast_open(("client", "server"))),
