@@ -1,6 +1,6 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test oracle queues apps lint bench check clean tools
+.PHONY: help build demo test oracle queues apps mutants lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -29,6 +29,9 @@ queues: build ## the listen queues, full and overflowing: Linux and tcpreload si
 apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every server with every client, the list of programs
 	python-tests/tools.sh all
 	python3 python-tests/run.py --all
+
+mutants: build ## breaks bind, listen, accept and connect on purpose, and tells whether the tests notice
+	python3 python-tests/mutants.py
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check
