@@ -25,8 +25,8 @@ MUTANTS = {
     "the accept queue holds one less": (LISTEN, "if s.accept_queue.len() as u32 > s.backlog {",
                                         "if s.accept_queue.len() as u32 >= s.backlog {"),
     "a negative backlog is zero": (LISTEN, "let backlog = (backlog as u32).min(", "let backlog = (backlog.max(0) as u32).min("),
-    "a connection may listen": (LISTEN, "SocketPhase::Connecting | SocketPhase::Connected => return Err(Error::Invalid),",
-                                "SocketPhase::Connecting | SocketPhase::Connected => return Ok(()),"),
+    "a connection may listen": (CALLS, "        SocketPhase::Unconnected => {}\n        _ => return Err(Errno(libc::EINVAL)),",
+                                "        SocketPhase::Unconnected => {}\n        _ => return Ok(0),"),
     "listen keeps TCP_QUICKACK off": (LISTEN, "        s.options.tcp.quickack_off = false;\n", ""),
     "accept of what does not listen waits": (SOCKETS, """        if s.phase != SocketPhase::Listening {
             return Err(Error::Invalid);
