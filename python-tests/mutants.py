@@ -45,7 +45,7 @@ MUTANTS = {
     "shutdown of what was never connected": (SOCKETS, "shut |= how.bits();\n                return Err(Error::NotConnected);",
                                              "shut |= how.bits();\n                return Ok(());"),
     "SO_REUSEADDR of the other does not count": (PORTS, "(s.options.reuse_addr && p.strict == 0)", "s.options.reuse_addr"),
-    "a listener that is shut is still one": (READY, "return if s.accept_queue.is_empty() { Ready::NONE } else { Ready::IN };",
+    "a listener is never readable": (READY, "return if s.accept_queue.is_empty() { Ready::NONE } else { Ready::IN };",
                                              "return Ready::NONE;"),
     "a fresh socket has not hung up": (READY, "return Ready::OUT | Ready::HUP | err | shut;", "return Ready::OUT | err | shut;"),
 }
