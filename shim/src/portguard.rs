@@ -283,19 +283,21 @@ pub fn sweep(locked: &mut Locked) {
     if SWEPT.swap(given_up, Ordering::Relaxed) == given_up {
         return;
     }
-    let mut dropped = false;
+    let mut dropped = Vec::new();
     GUARDS.lock().retain(|guard| {
         let alive = locked.stack().port_is_alive(guard.port);
         if !alive {
             fdtable::take(guard.fd);
             let _ = sys::close(guard.fd);
-            locked.stack().port_copy_gone(guard.port);
             UNSHOWN.fetch_sub(usize::from(!guard.shown), Ordering::Relaxed);
-            dropped = true;
+            dropped.push(guard.port);
         }
         alive
     });
-    if dropped {
+    if !dropped.is_empty() {
+        // What came while it was open the kernel has dropped: to answer it is ours, and the port has to be for that.
+        locked.turn();
+        dropped.into_iter().for_each(|port| locked.stack().port_copy_gone(port));
         // The companion has it as well, and the port is to be free.
         locked.runtime().ring_companion();
     }

@@ -53,7 +53,10 @@ pub fn answers() {
 pub fn goes_on(rt: &Runtime, now: impl FnOnce() -> Instant) -> bool {
     let waits = |round: &Round| {
         let fresh = round.fresh.replace(false);
-        let waits = round.left.get() > 0 && round.held.get() < COMPANY && may_wait(rt, fresh, now);
+        let (left, held) = (round.left.get(), round.held.get());
+        // What the read of a lone event has brought about has no company to wait for.
+        let has_company = left > 0 && held < COMPANY && (fresh || left > 1 || held > 0);
+        let waits = has_company && may_wait(rt, fresh, now);
         if !waits {
             round.held.set(0);
         }

@@ -20,10 +20,11 @@ mod family;
 mod requests;
 mod seat;
 
+use core::cell::Cell;
 use core::time::Duration;
 use engine::shared::messages::Message;
 use engine::shared::words::sleep;
-use engine::stack::{COMPANION, IN_FLIGHT, PortId};
+use engine::stack::{COMPANION, IN_FLIGHT, PortId, Stack};
 use engine::sys;
 use engine::values::Instant;
 use family::Watched;
@@ -190,18 +191,27 @@ impl Companion {
     /// Guards of ports that nothing needs any more are dropped, and so are connections about ports.
     pub fn look_after_ports(&mut self) {
         let (guards, given, swept) = (&mut self.guards, &mut self.given, self.swept);
-        let done = self.seat.visit(|stack, _| {
-            let now = stack.ports_given_up();
-            if now != swept {
+        let dropped = Cell::new(Vec::new());
+        let drop_dead = |stack: &mut Stack| {
+            let mut dead = dropped.take();
+            if stack.ports_given_up() != swept {
                 guards.retain(|&(port, fd)| {
                     let alive = stack.port_is_alive(port);
                     if !alive {
-                        stack.port_copy_gone(port);
                         close(fd);
+                        dead.push(port);
                     }
                     alive
                 });
             }
+            let any = !dead.is_empty();
+            dropped.set(dead);
+            any
+        };
+        // What came while they were open the kernel has dropped: it is answered in between.
+        let done = self.seat.visit_after(drop_dead, |stack, _| {
+            let now = stack.ports_given_up();
+            dropped.take().into_iter().for_each(|port| stack.port_copy_gone(port));
             given.retain(|g| {
                 let goes_on = stack.port_in_use(g.port);
                 if !goes_on {

@@ -90,32 +90,57 @@ impl Seat {
         self.visit_with_words(|stack, now, _| act(stack, now))
     }
 
+    /// As [`Seat::visit`], with a turn before it if `prepare` says so, all without giving the lock back in between.
+    pub fn visit_after<T>(
+        &mut self,
+        prepare: impl FnOnce(&mut Stack) -> bool,
+        act: impl FnOnce(&mut Stack, Instant) -> T,
+    ) -> Option<T> {
+        let mut act = Some(act);
+        let mut result = None;
+        self.rounds(false, prepare, |stack, now, _| {
+            if let Some(act) = act.take() {
+                result = Some(act(stack, now));
+            }
+        });
+        result
+    }
+
     pub fn visit_with_words<T>(&mut self, act: impl FnOnce(&mut Stack, Instant, &Words) -> T) -> Option<T> {
         let mut act = Some(act);
         let mut result = None;
-        self.rounds(false, |stack, now, words| {
-            if let Some(act) = act.take() {
-                result = Some(act(stack, now, words));
-            }
-        });
+        self.rounds(
+            false,
+            |_| false,
+            |stack, now, words| {
+                if let Some(act) = act.take() {
+                    result = Some(act(stack, now, words));
+                }
+            },
+        );
         result
     }
 
     /// Receives, runs timers, sends, until nothing is left to do. `sleeping` is called under the lock, while nobody can set an
     /// earlier deadline than the one it sees.
     pub fn drive(&mut self, mut sleeping: impl FnMut(&Stack, &Words)) {
-        self.rounds(true, |stack, _, words| sleeping(stack, words));
+        self.rounds(true, |_| false, |stack, _, words| sleeping(stack, words));
     }
 
-    /// Turns (if `turn`) and visits, until what was sent brings about nothing more.
-    fn rounds(&mut self, turn: bool, mut visit: impl FnMut(&mut Stack, Instant, &Words)) {
-        let mut turn = turn;
+    /// Turns (if `turn`, or `prepare` says so) and visits, until what was sent brings about nothing more.
+    fn rounds(
+        &mut self,
+        turn: bool,
+        prepare: impl FnOnce(&mut Stack) -> bool,
+        mut visit: impl FnMut(&mut Stack, Instant, &Words),
+    ) {
+        let (mut turn, mut prepare) = (turn, Some(prepare));
         for _ in 0..SETTLE_TURNS {
             let Some(guard) = self.arena.lock() else { return };
             guard.stack.set_holder(COMPANION);
             let now = sys::monotonic_now();
             self.arena.words().role.nothing_is_held();
-            if turn {
+            if prepare.take().is_some_and(|prepare| prepare(guard.stack)) || turn {
                 while driver::turn(guard.stack, &mut self.device, &mut self.tx, guard.device, now).frames
                     == TURN_BUDGET
                 {}
