@@ -112,7 +112,7 @@ for kind in ("veth", "lo"):
 def nginx(shim, seconds, workers):
     with tempfile.TemporaryDirectory(dir=stage().scratch) as directory:
         config = apps.NGINX.replace("worker_processes 1", f"worker_processes {workers}")
-        Path(directory, "nginx.conf").write_text(config.format(dir=directory, more="user root;"))
+        Path(directory, "nginx.conf").write_text(config.format(dir=directory, more="user root;", listen="8080"))
         command = ["nginx", "-c", f"{directory}/nginx.conf", "-e", f"{directory}/error.log"]
         with Served(command, shim, ANY_CPU, wait=8080) as served:
             text = served.client("wrk", "-t1", "-c64", f"-d{max(1, round(seconds))}s",
