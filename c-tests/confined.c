@@ -144,6 +144,55 @@ static void alone(void) {
     printf("the confined one: exit %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
 }
 
+/* Another thread waits for the network while this one confines itself: both are served afterwards. */
+static void *echoes(void *at) {
+    char b[64];
+    long n, answers = 0;
+    while ((n = read(*(int *)at, b, sizeof b)) > 0)
+        answers += write(*(int *)at, b, n) == n;
+    return (void *)answers;
+}
+
+static void beside_a_driver(void) {
+    int l = listener(4), c[2], s[2];
+    for (int n = 0; n < 2; n++) {
+        c[n] = connected_to(l);
+        s[n] = MUST(accept(l, NULL, NULL));
+    }
+    close(l);
+    fflush(stdout);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        pthread_t thread;
+        void *others;
+        close(c[0]);
+        close(c[1]);
+        if (pthread_create(&thread, NULL, echoes, &s[1]))
+            _exit(98);
+        nap(100);
+        confine(1);
+        long answers = (long)echoes(&s[0]);
+        pthread_join(thread, &others);
+        _exit(answers * 10 + (long)others);
+    }
+    close(s[0]);
+    close(s[1]);
+    nap(200);
+    struct timeval tv = {5, 0};
+    for (int n = 0; n < 10; n++) {
+        char b[64];
+        int fd = c[n % 2];
+        MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv));
+        if (write(fd, "hello", 5) != 5 || readn(fd, b, 5) != 5)
+            printf("no answer to request %d\n", n);
+    }
+    close(c[0]);
+    close(c[1]);
+    int status;
+    MUST(waitpid(child, &status, 0));
+    printf("beside a driver: exit %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+}
+
 int main(void) {
     play(0, "prctl, blocking, _exit");
     play(1, "prctl, poll, _exit");
@@ -154,5 +203,6 @@ int main(void) {
     play(8, "prctl, blocking, shutdown");
     play(9, "prctl, poll, shutdown");
     alone();
+    beside_a_driver();
     return 0;
 }

@@ -5,11 +5,11 @@
 //! their work in the arena alone: what they have to send stays there and the companion is rung, by a write to an eventfd; it
 //! drives, and what arrives wakes them by futex or eventfd. The rest of the family is not concerned.
 //!
-//! Pointers are not checked any more (a bad one is SIGSEGV and not EFAULT), SIGPIPE is not raised (EPIPE is returned), and new
-//! sockets cannot be made. A filter that the program was started under is the administrator's, and is not looked at.
+//! A thread that drives gives that up, too: the filter may be meant for the others as well. Pointers are not checked any more (a
+//! bad one is SIGSEGV and not EFAULT), SIGPIPE is not raised (EPIPE is returned), and new sockets are the kernel's. A filter that the program was started under is the administrator's, and is not looked at.
 
 use crate::companion;
-use crate::runtime;
+use crate::runtime::{self, Runtime};
 use core::sync::atomic::{AtomicI32, Ordering};
 use engine::sys;
 
@@ -43,9 +43,21 @@ pub fn by_seccomp(operation: u64) -> bool {
 
 /// `enter` is the system call that confines the process; 0 or more: it has.
 pub fn enter<T: PartialOrd + From<i32>>(enter: impl FnOnce() -> T) -> T {
-    let Some(rt) = runtime::attached() else { return enter() };
     let pid = sys::getpid();
-    // The last occasion: to start one, to hand over the guards, to send what is ready.
+    if let Some(rt) = runtime::attached() {
+        prepare(rt);
+    }
+    // Before it is so: other threads may be confined by the same call (SECCOMP_FILTER_FLAG_TSYNC).
+    let before = SINCE.swap(pid, Ordering::SeqCst);
+    let result = enter();
+    if result < T::from(0) {
+        SINCE.store(before, Ordering::SeqCst);
+    }
+    result
+}
+
+/// The last occasion: to start a companion, to hand over the guards, to send what is ready.
+fn prepare(rt: &Runtime) {
     let has_companion = companion::can_be_relied_on(rt);
     let mut has_memory = false;
     if let Ok(mut locked) = rt.lock() {
@@ -59,9 +71,4 @@ pub fn enter<T: PartialOrd + From<i32>>(enter: impl FnOnce() -> T) -> T {
             "seccomp with RLIMIT_FSIZE: when the arena has to grow, this process will be killed for it"
         );
     }
-    let result = enter();
-    if result >= T::from(0) {
-        SINCE.store(pid, Ordering::Relaxed);
-    }
-    result
 }

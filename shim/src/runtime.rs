@@ -9,6 +9,7 @@
 
 use crate::companion::Belongings;
 use crate::config::Config;
+use crate::confined;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::AtomicBool;
@@ -39,6 +40,8 @@ pub enum Fallback {
     NoArena(i32),
     /// The environment says something wrong; it was told.
     BadConfig,
+    /// The process has put itself under seccomp: what a stack does may end it.
+    Confined,
 }
 
 impl core::fmt::Display for Fallback {
@@ -48,6 +51,7 @@ impl core::fmt::Display for Fallback {
             Fallback::NoCapability => f.write_str("no CAP_NET_RAW, TCP runs on the kernel"),
             Fallback::NoDevice(e) => write!(f, "no packet sockets ({}), TCP runs on the kernel", os(e)),
             Fallback::BadConfig => f.write_str("bad settings, TCP runs on the kernel"),
+            Fallback::Confined => f.write_str("under seccomp, new TCP sockets are the kernel's"),
             Fallback::NoArena(e) => write!(f, "no memory for the stack ({}), TCP runs on the kernel", os(e)),
         }
     }
@@ -119,6 +123,9 @@ fn look_for_inheritance() -> Option<&'static Runtime> {
 
 /// A process that has no family has got descriptors in a message. If one of them is a family's socket, it joins that one.
 pub fn join_by_message(fds: &[RawFd]) -> Option<&'static Runtime> {
+    if confined::is_confined() {
+        return None;
+    }
     let sockets: Vec<RawFd> = fds.iter().copied().filter(|&fd| may_be_ours(fd)).collect();
     if sockets.is_empty() {
         return None;
@@ -161,6 +168,9 @@ const TCP_LISTEN: u8 = 10;
 /// # Errors
 /// Why TCP has to run on the kernel. The first failure is remembered: a process does not change stacks half-way.
 pub fn attach() -> Result<&'static Runtime, Fallback> {
+    if confined::is_confined() {
+        return Err(Fallback::Confined);
+    }
     if let Some(runtime) = attached() {
         return Ok(runtime);
     }
@@ -443,7 +453,7 @@ impl<'a> Locked<'a> {
 
     /// Receives, runs timers, sends.
     pub fn turn(&mut self) -> Turn {
-        if crate::confined::is_confined() {
+        if confined::is_confined() {
             return Turn { frames: 0 };
         }
         self.now = sys::monotonic_now();
@@ -491,7 +501,7 @@ const WAKE_BATCH: usize = 32;
 impl Locked<'_> {
     /// The way out; see the head of this file.
     fn leave(&mut self) {
-        if crate::confined::is_confined() {
+        if confined::is_confined() {
             return self.leave_it_to_the_companion();
         }
         for turn in 0.. {

@@ -200,6 +200,9 @@ impl<'r> Sleeper<'r> {
         mask: Option<u64>,
     ) -> Option<Woken> {
         if confined::is_confined() {
+            if self.is_deputy() {
+                self.resign();
+            }
             return None;
         }
         let role = self.rt.role();
@@ -217,7 +220,7 @@ impl<'r> Sleeper<'r> {
         }
         let woken = self.drive(fds, deadline, mask);
         self.leave_role();
-        Some(woken)
+        woken
     }
 
     /// The holder's process is gone. (A thread that ends while it drives does not exist: it would have to end inside ppoll.)
@@ -256,21 +259,22 @@ impl<'r> Sleeper<'r> {
         self.rt.role().deputy.load(Ordering::Acquire) == self.me
     }
 
-    /// The driver's loop, until there is something for this thread itself.
-    fn drive(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
+    /// The driver's loop, until there is something for this thread itself. `None`: another thread has confined the process, and
+    /// the companion drives from now on.
+    fn drive(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Option<Woken> {
         let role = self.rt.role();
         let spin_us = self.rt.config.spin_us;
         let mut spin_until = sys::monotonic_now().plus_us(spin_us);
-        loop {
-            let Ok(mut locked) = self.rt.lock() else { return Woken::Interrupted };
+        while !confined::is_confined() {
+            let Ok(mut locked) = self.rt.lock() else { return Some(Woken::Interrupted) };
             let turn = locked.turn();
             if self.is_woken() || locked.stack().is_waiter_woken(self.id) {
                 locked.stack().waiter_looks(self.id);
-                return Woken::Ready;
+                return Some(Woken::Ready);
             }
             let now = locked.now();
             if deadline.is_some_and(|d| now >= d) {
-                return Woken::TimedOut;
+                return Some(Woken::TimedOut);
             }
             if turn.frames == TURN_BUDGET {
                 continue;
@@ -296,11 +300,12 @@ impl<'r> Sleeper<'r> {
             let result = self.poll(self.rt.poll_fds(), fds, timeout, mask);
             role.wake_slot.store(0, Ordering::Release);
             match result {
-                Err(libc::EINTR) => return Woken::Interrupted,
-                Ok(true) => return Woken::Kernel,
+                Err(libc::EINTR) => return Some(Woken::Interrupted),
+                Ok(true) => return Some(Woken::Kernel),
                 _ => {}
             }
         }
+        None
     }
 
     /// The role is given up; if others sleep, one of them takes over, unless enough threads are awake to look themselves.

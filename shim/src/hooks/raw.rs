@@ -278,6 +278,11 @@ hook! {
             if nr == libc::SYS_execve {
                 return execve(a as *const _, b as *const _, c as *const _).into();
             }
+            let confines = (nr == libc::SYS_prctl && confined::by_prctl(a as c_int, b as u64))
+                || (nr == libc::SYS_seccomp && confined::by_seccomp(a as u64));
+            if confines {
+                return confined::enter(|| real!(syscall)(nr, a, b, c, d, e, f));
+            }
             if crate::runtime::attached().is_none() {
                 return real!(syscall)(nr, a, b, c, d, e, f);
             }
@@ -292,12 +297,6 @@ hook! {
                 libc::SYS_exit_group => {
                     _exit(a as c_int);
                     0
-                }
-                libc::SYS_prctl if confined::by_prctl(a as c_int, b as u64) => {
-                    confined::enter(|| real!(syscall)(nr, a, b, c, d, e, f))
-                }
-                libc::SYS_seccomp if confined::by_seccomp(a as u64) => {
-                    confined::enter(|| real!(syscall)(nr, a, b, c, d, e, f))
                 }
                 // A fork by another name; a thread (CLONE_VM) is none.
                 libc::SYS_clone if a & c_long::from(libc::CLONE_VM) == 0 => clone_as_fork(nr, arguments),
