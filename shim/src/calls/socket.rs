@@ -339,22 +339,20 @@ pub fn connect(
 ) -> Outcome<i32> {
     let mut locked = rt.lock()?;
     let family = locked.stack().family(id).ok_or(Errno(libc::EBADF))?;
-    let named = abi::sockaddr(addr, len, family);
-    if let Ok(SockAddr::Unspecified) = named {
-        let (stack, now) = locked.stack_now();
-        stack.disconnect(now, id);
-        return Ok(0);
-    }
-    let phase = locked.stack().phase(id);
-    // __inet_stream_connect: of an address that is none but could be copied, only a socket that is not connected is told.
-    let could_be_copied = (2..=128).contains(&len) && !matches!(named, Err(Errno(libc::EFAULT)));
-    if named.is_err() && (phase == SocketPhase::Unconnected || !could_be_copied) {
-        return Err(named.err().unwrap_or(Errno(libc::EINVAL)));
-    }
-    let begun = match phase {
+    let remote = match abi::sockaddr(addr, len, family) {
+        Ok(SockAddr::Unspecified) => {
+            let (stack, now) = locked.stack_now();
+            stack.disconnect(now, id);
+            return Ok(0);
+        }
+        Ok(SockAddr::Inet(remote)) => Ok(remote),
+        // __inet_stream_connect: what is wrong with an address that could be copied, a socket that is connected is not told.
+        Err(errno) if errno.0 != libc::EFAULT && (2..=128).contains(&len) => Err(errno),
+        Err(errno) => return Err(errno),
+    };
+    let begun = match locked.stack().phase(id) {
         SocketPhase::Unconnected => {
-            let Ok(SockAddr::Inet(remote)) = named else { return Err(Errno(libc::EINVAL)) };
-            let (remote, route) = reach(rt, &mut locked, fd, id, family, remote)?;
+            let (remote, route) = reach(rt, &mut locked, fd, id, family, remote?)?;
             let (stack, now) = locked.stack_now();
             stack.connect(now, id, remote, &route).map_err(Errno::from)
         }
