@@ -178,7 +178,8 @@ impl Ring {
     }
 
     /// Gives back the slot before `head`, which a reader that died in [`Ring::take`] may have left. A ring that is full to the
-    /// last slot looks the same from behind, but not from ahead.
+    /// last slot looks the same from behind, but not from ahead. Where frames wait, it is left: it is taken once more when the head
+    /// comes round, an old duplicate as any network may bring one.
     pub fn mend(&self, head: u32) {
         if self.stamp(head).is_none() {
             self.slot(head + self.slots - 1).status.store(TP_STATUS_KERNEL, Ordering::Release);
@@ -260,6 +261,23 @@ mod tests {
             ring.take(&mut head, &mut |_, _| ());
         }
         assert_eq!(ring.stamp(head), None);
+    }
+
+    #[test]
+    fn a_slot_that_was_left_behind_frames_is_taken_once_more() {
+        let ring = ring();
+        let mut head = 0;
+        arrives(&ring, 0);
+        ring.take(&mut head, &mut |_, _| ());
+        // As before, and another frame waits already.
+        arrives(&ring, 0);
+        arrives(&ring, 1);
+        ring.mend(head);
+        (2..ring.slots).for_each(|at| arrives(&ring, at));
+        // The kernel finds no slot now, until what it waits for is taken.
+        (0..ring.slots).for_each(|_| ring.take(&mut head, &mut |_, _| ()));
+        assert_eq!((ring.stamp(head), head), (None, 1));
+        arrives(&ring, 1);
     }
 
     #[test]

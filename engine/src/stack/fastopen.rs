@@ -10,7 +10,7 @@ use crate::fixed::TimerKey;
 use crate::stack::ready::Ready;
 use crate::tcp::fastopen::{Lesson, Verdict};
 use crate::tcp::isn::Key;
-use crate::tcp::{Env, Handshake, OpenParams, Outcome, Segment, State};
+use crate::tcp::{Env, Handshake, Outcome, Segment, State};
 use crate::values::limits::{FAST_OPEN_PEERS, FAST_OPEN_WAYS};
 use crate::values::{Addr, Counter, Error, FourTuple, Instant, RxMeta, Sysctls, error::Result};
 use crate::wire::tcp::{Cookie, CookieForm};
@@ -414,7 +414,8 @@ impl Stack {
         meta: &RxMeta,
         seg: &Segment,
         h: &Handshake,
-        params: &OpenParams,
+        mss: u32,
+        ts_offset: u32,
     ) -> AtSyn {
         let core = &mut *self.core;
         let s = &self.sockets[listener];
@@ -452,7 +453,7 @@ impl Stack {
                 answer = fresh;
             }
         }
-        if !self.make_early_child(now, listener, tuple, meta, seg, h, params, answer) {
+        if !self.make_early_child(now, listener, tuple, meta, seg, h, mss, ts_offset, answer) {
             self.core.counters.inc(Counter::TCPFastOpenPassiveFail);
             return AtSyn::Ordinary(fresh);
         }
@@ -473,15 +474,17 @@ impl Stack {
         meta: &RxMeta,
         seg: &Segment,
         h: &Handshake,
-        params: &OpenParams,
+        mss: u32,
+        ts_offset: u32,
         answer: Cookie,
     ) -> bool {
         let Some(id) = self.child_of(listener, tuple, meta) else { return false };
+        let params = self.open_params(listener, h, mss, ts_offset);
         let core = &mut *self.core;
         let conn = &mut self.conns[id];
         conn.fast_queue = Some(listener);
         let before = Before::of(conn);
-        conn.tcb.open_early(&mut env!(self, core, now), params, h, answer, seg);
+        conn.tcb.open_early(&mut env!(self, core, now), &params, h, answer, seg);
         let s = &mut self.sockets[listener];
         s.fast.len += 1;
         s.accept_queue.push_back(&mut self.conns, id);

@@ -273,14 +273,8 @@ impl Stack {
             return;
         }
         h.iss = iss.unwrap_or_else(|| isn::initial_sequence(&core.key, tuple, now));
-        let params = OpenParams {
-            iss: h.iss,
-            path_mss: mss,
-            device_limit: core.device_limit,
-            ts_offset,
-            options: options.tcp,
-        };
-        let AtSyn::Ordinary(answer) = self.fast_open_at_syn(now, id, tuple, meta, seg, &h, &params) else {
+        let AtSyn::Ordinary(answer) = self.fast_open_at_syn(now, id, tuple, meta, seg, &h, mss, ts_offset)
+        else {
             return;
         };
         let core = &mut *self.core;
@@ -557,16 +551,9 @@ impl Stack {
             self.core.counters.inc(Counter::ListenDrops);
             return;
         };
-        let options = self.sockets[listener].options;
+        let params = self.open_params(listener, h, mss, ts_offset);
         let core = &mut *self.core;
         let conn = &mut self.conns[id];
-        let params = OpenParams {
-            iss: h.iss,
-            path_mss: mss,
-            device_limit: core.device_limit,
-            ts_offset,
-            options: options.tcp,
-        };
         let mut env = env!(self, core, now);
         conn.tcb.open_passive(&mut env, &params, h);
         let before = Before::of(conn);
@@ -574,6 +561,23 @@ impl Stack {
         self.sockets[listener].accept_queue.push_back(&mut self.conns, id);
         self.settle(now, id, before, outcome);
         self.notify(listener, Ready::IN);
+    }
+
+    /// How a listener's connection begins.
+    pub(super) fn open_params(
+        &self,
+        listener: SockId,
+        h: &Handshake,
+        mss: u32,
+        ts_offset: u32,
+    ) -> OpenParams {
+        OpenParams {
+            iss: h.iss,
+            path_mss: mss,
+            device_limit: self.core.device_limit,
+            ts_offset,
+            options: self.sockets[listener].options.tcp,
+        }
     }
 
     /// A connection of a listener's, its control block still CLOSED.
