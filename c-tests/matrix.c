@@ -105,11 +105,11 @@ static void observe(int state, int call) {
     MUST(getsockname(m.fd, (struct sockaddr *)&name, &len));
     len = sizeof peer;
     const char *peered = getpeername(m.fd, (struct sockaddr *)&peer, &len) < 0 ? errname(errno) : "peer";
-    /* What goes to the peer and back is not there at once: only where nothing is on its way. */
+    /* What a FIN has brought about is there by then. */
     struct pollfd p = {m.fd, POLLIN | POLLOUT | POLLRDHUP, 0};
-    int settled = !(call >= SHUT_0 && call <= SHUT_3) && state != SHUT_WRITE && state != SHUT_BOTH;
-    if (settled)
-        poll(&p, 1, 0);
+    if ((call >= SHUT_0 && call <= SHUT_3) || state == SHUT_WRITE || state == SHUT_BOTH)
+        nap(20);
+    poll(&p, 1, 0);
     printf("%s | %s | %s | %s port %d, %s, poll %x, listens %d, error %d\n", states[state], what, error, host_of(&name),
            name.sin_port != 0, peered, p.revents, option(m.fd, SO_ACCEPTCONN), option(m.fd, SO_ERROR));
     fflush(stdout);
