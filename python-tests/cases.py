@@ -23,6 +23,7 @@ CASES = [
     c("calls"),
     c("nonblock"),
     c("epoll"),
+    c("sets"),
     c("messages"),
     c("processes"),
     c("errors"),

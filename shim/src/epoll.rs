@@ -11,7 +11,7 @@ use crate::fdtable::{self, Kind};
 use crate::round;
 use crate::runtime::{Locked, Runtime};
 use crate::wait::{Sleeper, Watch, Woken};
-use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 use core::time::Duration;
 use engine::stack::{EpollEvent, EpollId, EpollOp, SockId};
 use engine::sys;
@@ -165,23 +165,30 @@ pub fn wait(
     if max <= 0 || max > EP_MAX_EVENTS {
         return Err(EINVAL);
     }
-    let max = (max as usize).min(BATCH);
-    let bytes = abi::bytes_mut(events.cast(), max * size_of::<libc::epoll_event>())?;
-    let out = Out { at: bytes.as_mut_ptr().cast(), max };
+    let out = Out::new(events, (max as usize).min(BATCH));
     let kernel = has_kernel_members(epfd);
+    // Where there is room for one event only, the two parts of the set take turns.
+    let kernel_first = kernel && out.max == 1 && KERNELS_TURN.fetch_xor(true, Ordering::Relaxed);
     let deadline = timeout.map(|t| sys::monotonic_now() + t);
     let watch = Watch::over(rt);
     // Declared after the watch, which takes the lock at its end.
     let mut locked = rt.lock()?;
     loop {
-        let found = look(&mut locked, set, &out);
+        if kernel_first {
+            drop(locked);
+            if out.add_kernel(epfd, 0)? > 0 {
+                return Ok(1);
+            }
+            locked = rt.lock()?;
+        }
+        let found = look(&mut locked, set, &out, kernel)?;
         let tell = |total: usize| {
             round::begins(found);
             Ok(total as i32)
         };
         if kernel {
             drop(locked);
-            let total = out.merge_kernel(epfd, found)?;
+            let total = out.add_kernel(epfd, found)?;
             if total > 0 {
                 return tell(total);
             }
@@ -213,46 +220,60 @@ pub fn wait(
             return Err(CANCELED);
         }
         if woken == Woken::Interrupted {
-            let found = look(&mut locked, set, &out);
+            let found = look(&mut locked, set, &out, false)?;
             round::begins(found);
             return if found > 0 { Ok(found as i32) } else { Err(Errno(libc::EINTR)) };
         }
     }
 }
 
-/// What is ready now, after a look at the ring.
-fn look(locked: &mut Locked, set: EpollId, out: &Out) -> usize {
+/// Whose turn it is where a set of both stacks is asked for one event.
+static KERNELS_TURN: AtomicBool = AtomicBool::new(false);
+
+/// What is ready now, after a look at the ring. `and_kernel`: the last place of several is the kernel's, so that neither part
+/// starves the other.
+///
+/// # Errors
+/// EFAULT, where there is something to tell and nowhere to put it; it stays.
+fn look(locked: &mut Locked, set: EpollId, out: &Out, and_kernel: bool) -> Outcome<usize> {
     locked.turn_if_due();
+    if !out.writable {
+        return if locked.stack().epoll_ready(set) { Err(Errno(libc::EFAULT)) } else { Ok(0) };
+    }
+    let room = if and_kernel && out.max > 1 { out.max - 1 } else { out.max };
     let mut n = 0;
-    locked.stack().epoll_collect(set, out.max, |event| {
+    Ok(locked.stack().epoll_collect(set, room, |event| {
         out.put(n, &event);
         n += 1;
-    })
+    }))
 }
 
 /// The program's array.
 struct Out {
     at: *mut libc::epoll_event,
     max: usize,
+    writable: bool,
 }
 
 impl Out {
+    fn new(at: *mut libc::epoll_event, max: usize) -> Out {
+        Out { at, max, writable: abi::bytes_mut(at.cast(), max * size_of::<libc::epoll_event>()).is_ok() }
+    }
+
     fn put(&self, index: usize, e: &EpollEvent) {
-        assert!(index < self.max);
+        assert!(self.writable && index < self.max);
         // SAFETY: within the array that was checked to be writable.
         unsafe { self.at.add(index).write_unaligned(libc::epoll_event { events: e.events, u64: e.data }) };
     }
 
-    /// Adds what the kernel has, behind what is there; where that fills the array, the kernel gets the last place, so that
-    /// neither part starves the other.
-    fn merge_kernel(&self, epfd: RawFd, found: usize) -> Outcome<usize> {
-        let keep = if found == self.max && found > 1 { found - 1 } else { found };
-        if keep == self.max {
+    /// Adds what the kernel has, behind what is there.
+    fn add_kernel(&self, epfd: RawFd, found: usize) -> Outcome<usize> {
+        if found == self.max {
             return Ok(found);
         }
-        // SAFETY: the rest of the array that was checked to be writable.
-        let n = unsafe { sys::epoll_pwait(epfd, self.at.add(keep), (self.max - keep) as i32, 0, None) }?;
-        Ok(if n == 0 { found } else { self.without_doubles(keep, n) })
+        // SAFETY: the rest of the array; where it cannot be written, the kernel says so and writes nothing.
+        let n = unsafe { sys::epoll_pwait(epfd, self.at.add(found), (self.max - found) as i32, 0, None) }?;
+        Ok(if n == 0 { found } else { self.without_doubles(found, n) })
     }
 
     /// A nested set may be ready on both sides: it is one registration, and is reported once.

@@ -198,7 +198,9 @@ impl Stack {
         let (tuple, path, socket) = (conn.tuple, conn.path, conn.socket);
         let after = Before::of(conn);
         let mut what = Ready::NONE;
-        if after.readable > before.readable || (after.eof && !before.eof) {
+        // Less than SO_RCVLOWAT is not told of: tcp_data_ready.
+        let lowat = || socket.and_then(|s| self.sockets.get(s)).map_or(1, |s| s.options.rcvlowat);
+        if (after.readable > before.readable && conn.tcb.is_readable(lowat())) || (after.eof && !before.eof) {
             what = what | Ready::IN;
         }
         if after.eof && !before.eof {

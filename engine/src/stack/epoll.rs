@@ -75,8 +75,30 @@ const EPOLLET: u32 = 1 << 31;
 
 const EPOLLEXCLUSIVE: u32 = 1 << 28;
 
+const EPOLLWAKEUP: u32 = 1 << 29;
+
 /// Flags of a registration, as against events.
-pub(super) const EPOLL_FLAGS: u32 = EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE | 1 << 29;
+const EPOLL_FLAGS: u32 = EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE | EPOLLWAKEUP;
+
+/// What may stand beside EPOLLEXCLUSIVE: EPOLLEXCLUSIVE_OK_BITS.
+const EXCLUSIVE_MAY: u32 = EPOLLEXCLUSIVE | EPOLLET | EPOLLWAKEUP | 0x001 | 0x004 | Ready::ALWAYS.0;
+
+impl EpollItem {
+    /// What it is told of: nothing, when it is a one-shot that has fired.
+    pub(super) fn wanted(&self) -> Ready {
+        Ready(self.events & !EPOLL_FLAGS)
+    }
+
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.events & EPOLLEXCLUSIVE != 0
+    }
+
+    /// EPOLLERR and EPOLLHUP are told whether asked for or not.
+    fn want(&mut self, event: EpollEvent) {
+        self.events = event.events | Ready::ALWAYS.0;
+        self.data = event.data;
+    }
+}
 
 /// What epoll_ctl(2) does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,19 +128,21 @@ pub enum OnReadyList {}
 const SHORT_ROUND: usize = 64;
 
 impl Stack {
-    pub(super) fn make_ready(&mut self, item: Id<EpollItem>) {
-        let Some(set_id) = self.items[item].set else { return };
-        let Some(set) = self.sets.get_mut(set_id) else { return };
+    /// Puts an item on its set's ready list. Whether a thread that waits for the set was woken for it.
+    pub(super) fn make_ready(&mut self, item: Id<EpollItem>) -> bool {
+        let Some(set_id) = self.items[item].set else { return false };
+        let Some(set) = self.sets.get_mut(set_id) else { return false };
         set.ready.push_back(&mut self.items, item);
-        self.wake_one_of_set(set_id);
+        let woke = self.wake_one_of_set(set_id);
         // Nesting is five deep at most (EP_MAX_NESTS), and acyclic: epoll_nest sees to both.
         let mut outer = self.sets.get(set_id).and_then(|s| s.outer.front());
         while let Some(o) = outer {
             outer = <EpollItem as Linked<OnSocket>>::links(&self.items[o]).next_id();
-            if self.items[o].events & Ready::IN.0 != 0 {
+            if self.items[o].wanted().any(Ready::IN) {
                 self.make_ready(o);
             }
         }
+        woke
     }
 
     /// Readiness of what an item stands for.
@@ -131,18 +155,23 @@ impl Stack {
         }
     }
 
-    pub(super) fn wake_one_of_set(&mut self, set_id: EpollId) {
+    /// Wakes one thread that waits for the set, and those that poll it. Whether there was any.
+    pub(super) fn wake_one_of_set(&mut self, set_id: EpollId) -> bool {
         let mut link = self.sets.get(set_id).and_then(|s| s.waits.front());
+        let mut woke = false;
         while let Some(l) = link {
             link = s_next_link(&self.links, l);
             let (waiter, exclusive) = (self.links[l].waiter, self.links[l].exclusive != 0);
             if let Some(w) = waiter
                 && self.wake_waiter(w)
-                && exclusive
             {
-                break;
+                woke = true;
+                if exclusive {
+                    break;
+                }
             }
         }
+        woke
     }
 
     /// The engine's part of a new epoll descriptor.
@@ -191,22 +220,18 @@ impl Stack {
         event: EpollEvent,
     ) -> Result<()> {
         let found = self.find_item(set, fd, socket);
-        let exclusive = event.events & EPOLLEXCLUSIVE != 0;
+        let exclusive = op != EpollOp::Delete && event.events & EPOLLEXCLUSIVE != 0;
+        if exclusive && (op == EpollOp::Modify || event.events & !EXCLUSIVE_MAY != 0) {
+            return Err(Error::Invalid);
+        }
         match (op, found) {
             (EpollOp::Add, Some(_)) => Err(Error::Exists),
-            (EpollOp::Add, None) => {
-                let allowed = EPOLLEXCLUSIVE | EPOLLET | 1 << 29 | Ready::ALL.0;
-                if exclusive && event.events & !allowed != 0 {
-                    return Err(Error::Invalid);
-                }
-                self.add_item(set, fd, socket, event)
-            }
+            (EpollOp::Add, None) => self.add_item(set, fd, socket, event),
             (EpollOp::Modify, Some(item)) => {
-                if exclusive || self.items[item].events & EPOLLEXCLUSIVE != 0 {
+                if self.items[item].is_exclusive() {
                     return Err(Error::Invalid);
                 }
-                self.items[item].events = event.events;
-                self.items[item].data = event.data;
+                self.items[item].want(event);
                 self.look_again(item);
                 Ok(())
             }
@@ -241,14 +266,8 @@ impl Stack {
         match (op, found) {
             (EpollOp::Add, Some(_)) => Err(Error::Exists),
             (EpollOp::Add, None) => {
-                let item = EpollItem {
-                    set: Some(set),
-                    inner: Some(inner),
-                    data: event.data,
-                    events: event.events,
-                    fd,
-                    ..EpollItem::zeroed()
-                };
+                let mut item = EpollItem { set: Some(set), inner: Some(inner), fd, ..EpollItem::zeroed() };
+                item.want(event);
                 let id = self.items.insert(item).map_err(|_| Error::NoMemory)?;
                 if let Some(s) = self.sets.get_mut(inner) {
                     s.outer.push_back(&mut self.items, id);
@@ -260,8 +279,7 @@ impl Stack {
                 Ok(())
             }
             (EpollOp::Modify, Some(id)) => {
-                self.items[id].events = event.events;
-                self.items[id].data = event.data;
+                self.items[id].want(event);
                 self.look_again(id);
                 Ok(())
             }
@@ -286,14 +304,8 @@ impl Stack {
     }
 
     fn add_item(&mut self, set: EpollId, fd: i32, socket: SockId, event: EpollEvent) -> Result<()> {
-        let item = EpollItem {
-            set: Some(set),
-            socket: Some(socket),
-            data: event.data,
-            events: event.events,
-            fd,
-            ..EpollItem::zeroed()
-        };
+        let mut item = EpollItem { set: Some(set), socket: Some(socket), fd, ..EpollItem::zeroed() };
+        item.want(event);
         let id = self.items.insert(item).map_err(|_| Error::NoMemory)?;
         if let Some(s) = self.sockets.get_mut(socket) {
             s.items.push_back(&mut self.items, id);
@@ -307,7 +319,7 @@ impl Stack {
 
     /// Ready at this moment? Then it is reported, edge-triggered or not.
     pub(super) fn look_again(&mut self, item: Id<EpollItem>) {
-        let wanted = Ready(self.items[item].events & !EPOLL_FLAGS) | Ready::ALWAYS;
+        let wanted = self.items[item].wanted();
         if self.item_readiness(item).any(wanted) {
             self.make_ready(item);
         }
@@ -364,9 +376,8 @@ impl Stack {
             let Some(set) = self.sets.get_mut(set_id) else { break };
             let Some(id) = set.ready.pop_front(&mut self.items) else { break };
             let item = &self.items[id];
-            let (events, data) = (item.events, item.data);
-            let wanted = Ready(events & !EPOLL_FLAGS) | Ready::ALWAYS;
-            if events & !EPOLL_FLAGS == 0 {
+            let (events, data, wanted) = (item.events, item.data, item.wanted());
+            if wanted.is_empty() {
                 continue;
             }
             let ready = self.item_readiness(id) & wanted;
@@ -395,9 +406,8 @@ impl Stack {
         let mut at = self.sets.get(set_id).and_then(|s| s.ready.front());
         while let Some(id) = at {
             at = <EpollItem as Linked<OnReadyList>>::links(&self.items[id]).next_id();
-            let item = &self.items[id];
-            let wanted = Ready(item.events & !EPOLL_FLAGS) | Ready::ALWAYS;
-            if item.events & !EPOLL_FLAGS != 0 && self.item_readiness(id).any(wanted) {
+            let wanted = self.items[id].wanted();
+            if !wanted.is_empty() && self.item_readiness(id).any(wanted) {
                 return true;
             }
         }

@@ -27,6 +27,12 @@ pub struct SocketInfo {
     pub retrans: u32,
     pub bytes_acked: u64,
     pub bytes_received: u64,
+    /// What was read in one round trip, the measure of the buffer's growth; and the bound of the buffer.
+    pub rcv_space: u32,
+    pub rcv_ssthresh: u32,
+    /// Windows in bytes: the peer's, and what is left of ours.
+    pub snd_wnd: u32,
+    pub rcv_wnd: u32,
 }
 
 impl Stack {
@@ -49,6 +55,10 @@ impl Stack {
             retrans: 0,
             bytes_acked: 0,
             bytes_received: 0,
+            rcv_space: 0,
+            rcv_ssthresh: 0,
+            snd_wnd: 0,
+            rcv_wnd: 0,
         };
         let listeners = self.sockets.iter().filter(|(_, s)| s.conn.is_none()).map(|(_, s)| SocketInfo {
             state: if s.phase == SocketPhase::Listening { State::Listen } else { State::Closed },
@@ -79,6 +89,10 @@ impl Stack {
                 retrans: t.totals.retrans,
                 bytes_acked: t.totals.bytes_acked,
                 bytes_received: t.totals.bytes_received,
+                rcv_space: t.rcv.space,
+                rcv_ssthresh: t.rcv.limit,
+                snd_wnd: t.snd.wnd,
+                rcv_wnd: t.offered(),
                 ..empty
             }
         });

@@ -4,7 +4,7 @@
 //! socket, [`Stack::notify`] wakes the waiters that are interested and puts the socket's epoll items on their sets' ready
 //! lists. Registration and the check before it happen under one hold of the arena's lock, so no wake-up is lost.
 
-use super::epoll::{EPOLL_FLAGS, EpollId, EpollItem, OnSocket};
+use super::epoll::{EpollId, EpollItem, OnSocket};
 use super::{SockId, Socket, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
@@ -175,7 +175,7 @@ impl Stack {
             State::SynReceived if !tcb.is_early() => return ready,
             _ => {}
         }
-        if tcb.readable_bytes() >= s.options.rcvlowat.max(1) as usize {
+        if tcb.is_readable(s.options.rcvlowat) {
             ready = ready | Ready::IN;
         }
         if snd_shut || tcb.is_writable(&env) {
@@ -209,11 +209,11 @@ impl Stack {
         }
         while let Some(i) = item {
             item = <EpollItem as Linked<OnSocket>>::links(&self.items[i]).next_id();
-            let entry = &self.items[i];
-            let wanted = Ready(entry.events & !EPOLL_FLAGS) | Ready::ALWAYS;
-            // A one-shot that has fired has no events left.
-            if entry.events & !EPOLL_FLAGS != 0 && wanted.any(what) {
-                self.make_ready(i);
+            let (wanted, exclusive) = (self.items[i].wanted(), self.items[i].is_exclusive());
+            let one_is_enough = exclusive && woke_exclusive && !what.any(Ready::HUP);
+            // A one-shot that has fired wants nothing.
+            if wanted.any(what) && !one_is_enough {
+                woke_exclusive |= self.make_ready(i) && exclusive;
             }
         }
     }

@@ -198,7 +198,7 @@ pub struct Rcv {
     /// The MSS that we announced.
     pub adv_mss: u32,
     /// The buffer: bytes that may be held, and so the largest window.
-    limit: u32,
+    pub limit: u32,
     /// It was set by SO_RCVBUF and does not grow by itself.
     limit_fixed: bool,
     _pad2: [u8; 3],
@@ -208,7 +208,7 @@ pub struct Rcv {
     space_time: Instant,
     space_read: u32,
     /// The largest read in one such period.
-    space: u32,
+    pub space: u32,
     /// A FIN was received, and is at `nxt` - 1.
     fin: bool,
     /// A FIN waits at `fin_at` for the bytes before it.

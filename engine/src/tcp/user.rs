@@ -104,6 +104,13 @@ impl Tcb {
         self.recv.len()
     }
 
+    /// Whether a reader is to be told of what waits: as much as SO_RCVLOWAT wants, or all that the window lets come
+    /// (tcp_epollin_ready).
+    pub fn is_readable(&self, lowat: u32) -> bool {
+        let waiting = self.recv.len();
+        waiting >= lowat.max(1) as usize || (waiting > 0 && self.offered() <= self.rcv.mss)
+    }
+
     /// Written and not yet acknowledged (SIOCOUTQ).
     pub fn unacked_bytes(&self) -> usize {
         let fin_out = self.fin_queued && self.snd.nxt.after(self.fin_seq());

@@ -35,7 +35,7 @@ impl Tcb {
     }
 
     /// What is left of the window that the peer was told of.
-    pub(super) fn offered(&self) -> u32 {
+    pub(crate) fn offered(&self) -> u32 {
         let edge = self.rcv.wup + self.rcv.wnd;
         if edge.after(self.rcv.nxt) { edge - self.rcv.nxt } else { 0 }
     }
@@ -45,14 +45,14 @@ impl Tcb {
         self.rcv.limit.saturating_sub(self.recv.len() as u32)
     }
 
-    /// The window to offer now. RFC 9293 SHLD-14: never shrinks; 3.8.6.2.2 (MUST-39): does not grow by crumbs.
+    /// The window to offer now. RFC 9293 SHLD-14: never shrinks; 3.8.6.2.2 (MUST-39): does not grow by crumbs, nor, as
+    /// Linux has it, from a buffer of which less than a sixteenth is free.
     pub(super) fn window_to_offer(&self) -> u32 {
         let offered = self.offered();
         let space = self.space().min(0xffff << self.rcv.scale);
         let step = self.rcv.mss.min(self.rcv.limit / 2).max(1);
-        let wanted =
-            if space < offered.saturating_add(step) && space != self.rcv.limit { offered } else { space };
-        let wanted = wanted.max(offered);
+        let crumbs = space < offered.saturating_add(step) && space != self.rcv.limit;
+        let wanted = if crumbs || space < self.rcv.limit / 16 { offered } else { space.max(offered) };
         // What the scale cannot express is rounded up where the old edge demands it, else down.
         let unit = 1u32 << self.rcv.scale;
         if wanted == offered { wanted.div_ceil(unit) * unit } else { wanted / unit * unit }.max(offered)

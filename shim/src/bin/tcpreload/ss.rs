@@ -224,7 +224,8 @@ impl Row {
 fn info_line(info: &SocketInfo) -> String {
     let ms = |us: u32| f64::from(us) / 1000.0;
     format!(
-        "rto:{} rtt:{}/{} mss:{} cwnd:{} bytes_acked:{} bytes_received:{} retrans:{}",
+        "rto:{} rtt:{}/{} mss:{} cwnd:{} bytes_acked:{} bytes_received:{} retrans:{} \
+         rcv_space:{} rcv_ssthresh:{} snd_wnd:{} rcv_wnd:{}",
         ms(info.rto_us),
         ms(info.rtt_us),
         ms(info.rttvar_us),
@@ -233,6 +234,10 @@ fn info_line(info: &SocketInfo) -> String {
         info.bytes_acked,
         info.bytes_received,
         info.retrans,
+        info.rcv_space,
+        info.rcv_ssthresh,
+        info.snd_wnd,
+        info.rcv_wnd,
     )
 }
 
@@ -246,6 +251,10 @@ fn info_json(info: &SocketInfo) -> Value {
         "bytes_acked": info.bytes_acked,
         "bytes_received": info.bytes_received,
         "retrans": info.retrans,
+        "rcv_space": info.rcv_space,
+        "rcv_ssthresh": info.rcv_ssthresh,
+        "snd_wnd": info.snd_wnd,
+        "rcv_wnd": info.rcv_wnd,
     })
 }
 
