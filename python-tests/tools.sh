@@ -49,9 +49,9 @@ if [ "$1" = all ]; then
     need sockperf sockperf
     ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql postgresql-contrib"
 fi
+as_root=
+[ "$(id -u)" = 0 ] || as_root=sudo
 if [ -n "$missing" ]; then
-    as_root=
-    [ "$(id -u)" = 0 ] || as_root=sudo
     echo "installing:$missing"
     # Debian starts what it installs unless a policy forbids it. Ours is there for the time of the installation only.
     policy=/usr/sbin/policy-rc.d
@@ -63,6 +63,14 @@ if [ -n "$missing" ]; then
     $as_root apt-get update -qq
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+fi
+# CPython's own tests are a package that is named after the version.
+tests_of_python() { /usr/bin/python3 -c "import test.test_socket" 2>/dev/null; }
+if ! tests_of_python; then
+    package=libpython$(/usr/bin/python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')-testsuite
+    echo "installing: $package"
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
+        echo "not to be had: $package (CPython's own tests will be skipped)"
 fi
 # The oldest Rust that will do is said in Cargo.toml.
 wanted=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
