@@ -34,6 +34,19 @@ static void reset(int fd) {
     close(fd);
 }
 
+/* In which of its three sets select(2) leaves a descriptor. */
+static const char *selected(int fd) {
+    static const char *sets[] = {" none", " in", " out", " in out", " except", " in except", " out except", " all"};
+    fd_set in, out, except;
+    struct timeval now = {0, 0};
+    FD_ZERO(&in);
+    FD_SET(fd, &in);
+    out = except = in;
+    int n = MUST(select(fd + 1, &in, &out, &except, &now));
+    int found = !!FD_ISSET(fd, &in) | !!FD_ISSET(fd, &out) << 1 | !!FD_ISSET(fd, &except) << 2;
+    return n == __builtin_popcount(found) ? sets[found] : " a number that is wrong";
+}
+
 /* A set that is made when the socket is in its state already, and one that has it since it was fresh. */
 static void in_states(void) {
     puts("states");
@@ -67,7 +80,8 @@ static void in_states(void) {
         printf(" and again: %s;", told(after, 0));
         printf(" as edges from the start: %s,", told(before, 0));
         printf(" and again: %s;", told(before, 0));
-        printf(" asked for nothing: %s\n", told(silent, 0));
+        printf(" asked for nothing: %s; poll: %s,", told(silent, 0), events(ready(fd, ALL, 0)));
+        printf(" %s; select:%s\n", events(ready(fd, 0, 0)), selected(fd));
         close(fd), close(before), close(after), close(silent);
         if (other >= 0)
             close(other);
