@@ -292,6 +292,7 @@ class Report:
         self.verbose, self.lock = verbose, threading.Lock()
         self.count = {"ok": 0, "FAIL": 0, "skip": 0}
         self.failures, self.skips, self.again = [], [], []
+        self.outcomes = {}
 
     def run(self, test):
         begin = time.monotonic()
@@ -306,6 +307,7 @@ class Report:
                 note = f"AT THE SECOND TRY; {note}"
         with self.lock:
             self.count[word] += 1
+            self.outcomes[str(test)] = word
             line = f"{word:<4} {test.name:<22} {test.mode:<34} {time.monotonic() - begin:6.1f} s"
             if word == "FAIL":
                 self.failures.append(str(test))

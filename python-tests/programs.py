@@ -238,6 +238,7 @@ def tls(play):
 
 @program("h2load", "nginx", "h2load", "openssl", families=("4", "6"), short=True)
 def h2load(play):
+    """HTTP/2 over TLS, twenty connections of ten streams."""
     key, cert = certificate(play)
     nginx(play, f"""server {{ listen {play.any_url}:8443 ssl http2; ssl_certificate {cert}; ssl_certificate_key {key};
         location / {{ return 200 "Hello, world!\\n"; }} }}""", 8443)
@@ -300,6 +301,7 @@ def iperf3(play):
 
 @program("sockperf", "sockperf")
 def sockperf(play):
+    """Ping-pong."""
     play.serve("sockperf", "server", "--tcp", "-i", play.any, "-p", 11111, port=11111)
     text = play.ask("sockperf", "ping-pong", "--tcp", "-i", play.host, "-p", 11111, "-t", 2, "-m", 64)
     play.expect(text, r"Valid Duration|Total Run", r"avg-lat|latency")
@@ -309,6 +311,7 @@ def sockperf(play):
 
 @program("memcached", "memcached", families=("4", "6"), short=True)
 def memcached(play):
+    """Four threads; values of up to 20 KB, by sixteen clients at once."""
     play.serve("memcached", "-u", "root", "-l", play.any, "-p", 11211, "-t", 4, port=11211)
     script = """
 import socket, sys, threading
@@ -341,7 +344,7 @@ def redis(play):
         play.serve("redis-server", *common, "--port", port, "--dir", d, *more, port=port,
                    roles=("server",) if port == 6379 else ("server", "client"))
     cli = lambda port, *words: play.ask("redis-cli", "-h", play.host, "-p", port, *words)
-    text = play.ask("redis-benchmark", "-h", play.host, "-q", "-P", 16, "-c", 200, "-n", 100000, "-r", 10000, "-t", "set,get")
+    text = play.ask("redis-benchmark", "-h", play.host, "-q", "-P", 16, "-c", 500, "-n", 100000, "-r", 10000, "-t", "set,get")
     if text.count("requests per second") < 2 or "rror" in text:
         raise Failed(text)
     play.expect(cli(6379, "bgsave"), "Background saving started")
@@ -404,6 +407,7 @@ async def app(scope, receive, send):
 
 @program("uvicorn, uvloop", "uvicorn", "wrk", "curl", families=("4", "6"))
 def uvicorn(play):
+    """libuv's loop; a large body up and down."""
     play.file("app.py", ASGI)
     path, digest = play.blob(5)
     play.serve("uvicorn", "--app-dir", play.directory, "--loop", "uvloop", "--host", play.any, "--port", 8080,
@@ -475,7 +479,7 @@ for (let n = 0; n < 2000; n++) {
 
 @program("node", "node", "wrk", families=("4", "6"))
 def node(play):
-    """http with keep-alive, as a server and as a client, and the same with its cluster module."""
+    """http with keep-alive, as a server and as a client."""
     script = play.file("server.js", NODE)
     client = play.file("client.js", NODE_CLIENT)
     play.serve("node", script, play.any, 0, port=8080)
@@ -485,6 +489,7 @@ def node(play):
 
 @program("node, cluster", "node", "wrk", families=("4", "6"))
 def node_cluster(play):
+    """Workers that are handed a listener, or its connections, by their master."""
     script = play.file("server.js", NODE)
     client = play.file("client.js", NODE_CLIENT)
     play.serve("node", script, play.any, 2, port=8080)
@@ -573,6 +578,7 @@ Subsystem sftp internal-sftp
 
 @program("lighttpd", "lighttpd", "wrk", "curl", families=("4", "6"))
 def lighttpd(play):
+    """A large file, and small answers."""
     _, digest = play.blob(20)
     play.file("hello", "Hello, world!\n")
     config = play.file("lighttpd.conf", f"""
@@ -618,11 +624,13 @@ StartServers 4
 
 @program("Apache, prefork", "apache2", "ab", "curl", families=("4", "6"))
 def apache_prefork(play):
+    """A process for each connection, with and without keep-alive."""
     apache(play, "prefork")
 
 
 @program("Apache, event", "apache2", "ab", "curl", families=("4", "6"))
 def apache_event(play):
+    """Threads and epoll, with and without keep-alive."""
     apache(play, "event")
 
 
@@ -647,3 +655,13 @@ def tests(full=False):
             for family in families:
                 quick = short and all(stacks) and family == "4"
                 yield Test(name, f"{mode}{net.FAMILIES[family]}", lambda a=(name, stacks, family): run(*a), not quick)
+
+
+def table(outcomes):
+    """What became of each program, for the README: `outcomes` are words by the names of tests."""
+    lines = ["| program | what it does | server | client | both | both, IPv6 |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, (play, *_) in PROGRAMS.items():
+        cells = [outcomes.get(f"{name} [{mode}]", "-") for mode in list(MODES)[1:]]
+        cells.append(outcomes.get(f"{name} [tcpreload-tcpreload{net.FAMILIES['6']}]", "-"))
+        lines.append(f"| {name} | {play.__doc__.strip().rstrip('.')} | {' | '.join(cells)} |")
+    return "\n".join(lines)

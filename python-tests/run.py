@@ -13,9 +13,11 @@ import argparse
 import concurrent.futures
 import signal
 import sys
+from pathlib import Path
 
 import cases
 import net
+import programs
 from harness import RELEASE, Report, stage
 
 
@@ -49,6 +51,7 @@ def main():
     parser.add_argument("--list", action="store_true", help="only the names")
     parser.add_argument("--all", action="store_true", help="the long ones as well")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time; timing suffers")
+    parser.add_argument("--table", metavar="FILE", help="write the table of programs there, as the README has it")
     parser.add_argument("-v", action="store_true", help="whole diffs")
     arguments = parser.parse_args()
     tests = all_tests(arguments)
@@ -65,6 +68,8 @@ def main():
     stage()
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         list(pool.map(report.run, tests))
+    if arguments.table:
+        Path(arguments.table).write_text(programs.table(report.outcomes) + "\n")
     return report.close()
 
 
