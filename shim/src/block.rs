@@ -23,6 +23,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// After a signal handler the call goes on.
+    pub fn goes_on(&self) -> bool {
+        self.deadline.is_none() && signals::restarts()
+    }
+
     /// Not to wait, where `nonblocking` (MSG_DONTWAIT).
     pub fn or_nonblocking(self, nonblocking: bool) -> Waiting {
         Waiting { nonblocking: self.nonblocking || nonblocking, ..self }
@@ -62,7 +67,7 @@ pub fn until<T>(
         if how.nonblocking || how.deadline.is_some_and(|d| sys::monotonic_now() >= d) {
             return Err(Error::WouldBlock.into());
         }
-        if interrupted && (how.deadline.is_some() || !signals::restarts()) {
+        if interrupted && !how.goes_on() {
             return Err(Errno(libc::EINTR));
         }
         locked.be_impatient();

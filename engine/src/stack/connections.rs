@@ -197,11 +197,16 @@ impl Stack {
         let Some(conn) = self.conns.get_mut(id) else { return };
         let (tuple, path, socket) = (conn.tuple, conn.path, conn.socket);
         let after = Before::of(conn);
+        let urgent = conn.tcb.take_urgent_news();
         let mut what = Ready::NONE;
-        // Less than SO_RCVLOWAT is not told of: tcp_data_ready.
+        // Less than SO_RCVLOWAT is not told of: tcp_data_ready. Urgent data is, and what else comes is news to who waits for it.
         let lowat = || socket.and_then(|s| self.sockets.get(s)).map_or(1, |s| s.options.rcvlowat);
-        if (after.readable > before.readable && conn.tcb.is_readable(lowat())) || (after.eof && !before.eof) {
-            what = what | Ready::IN;
+        let enough = after.readable > before.readable && conn.tcb.is_readable(lowat());
+        if enough || (after.eof && !before.eof) || urgent.arrived {
+            what = what | Ready::IN | Ready::PRI;
+        }
+        if urgent.announced {
+            what = what | Ready::URGENT;
         }
         if after.eof && !before.eof {
             what = what | Ready::RDHUP;

@@ -491,6 +491,7 @@ impl Stack {
             ack: h.irs + 1,
             flags: Flags::ACK,
             window: 0xffff >> h.our_scale,
+            urgent: 0,
             timestamps: h.timestamps.then(|| Timestamps {
                 val: (now.as_ms() as u32).wrapping_add(r.ts_offset),
                 ecr: h.ts_recent,

@@ -8,7 +8,7 @@ use super::epoll::{EpollId, EpollItem, OnSocket};
 use super::{SockId, Socket, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
-use crate::tcp::{Env, State};
+use crate::tcp::{Env, State, Urgent};
 use crate::values::{Error, Instant, error::Result};
 use bytemuck::Zeroable;
 use core::ops::{BitAnd, BitOr};
@@ -25,6 +25,8 @@ impl Ready {
     pub const OUT: Ready = Ready(0x004 | 0x100);
     pub const ERR: Ready = Ready(0x008);
     pub const HUP: Ready = Ready(0x010);
+    /// The peer has announced urgent data: no event of poll(2), but that of SIGURG (sk_send_sigurg).
+    pub const URGENT: Ready = Ready(0x1_0000);
     pub const RDHUP: Ready = Ready(0x2000);
     /// Reported whether asked for or not.
     pub const ALWAYS: Ready = Ready(0x008 | 0x010);
@@ -175,7 +177,15 @@ impl Stack {
             State::SynReceived if !tcb.is_early() => return ready,
             _ => {}
         }
-        if tcb.is_readable(s.options.rcvlowat) {
+        let mut lowat = s.options.rcvlowat;
+        if tcb.urgent() != Urgent::None {
+            // An urgent byte that comes next is not one that can be read.
+            lowat = lowat.max(1) + u32::from(tcb.skips_next());
+            if tcb.urgent() == Urgent::Arrived {
+                ready = ready | Ready::PRI;
+            }
+        }
+        if tcb.is_readable(lowat) {
             ready = ready | Ready::IN;
         }
         if snd_shut || tcb.is_writable(&env) {

@@ -5,7 +5,7 @@ use super::holds::Held;
 use super::time_wait::Vacancy;
 use super::{ConnId, SockId, Socket, SocketPhase, Stack};
 use crate::stack::ready::Ready;
-use crate::tcp::{Env, OpenParams, Outcome, State, TcpInfo, isn};
+use crate::tcp::{Env, OpenParams, Outcome, State, TcpInfo, Urgent, isn};
 use crate::values::{Addr, Counter, Endpoint, Error, Family, FourTuple, Instant, Path, error::Result};
 use bytemuck::Zeroable;
 /// How a destination is reached.
@@ -28,6 +28,8 @@ pub struct Accepted {
 pub struct SendFlags {
     /// MSG_MORE.
     pub more: bool,
+    /// MSG_OOB: the last byte is urgent.
+    pub urgent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -427,6 +429,9 @@ impl Stack {
         if full {
             conn.no_space = true;
         }
+        if flags.urgent && done > 0 {
+            conn.tcb.mark_urgent();
+        }
         let asked = bufs.iter().any(|b| !b.is_empty());
         self.touch(conn_id);
         if done == 0 && asked { Err(Error::WouldBlock) } else { Ok(done) }
@@ -458,8 +463,20 @@ impl Stack {
         };
         let conn = self.conns.get_mut(conn_id).ok_or(Error::NotConnected)?;
         core.in_work = Some(conn_id);
-        let waiting = conn.tcb.readable_bytes().saturating_sub(offset);
+        let span = conn.tcb.readable_span(offset);
+        let waiting = span.len;
+        let skipped = usize::from(span.skips && !flags.peek);
+        // A read of nothing is content with a byte that others skip.
+        if bufs.is_empty() && conn.tcb.readable_bytes() > 0 {
+            return Ok(0);
+        }
         if waiting == 0 {
+            if skipped > 0 {
+                conn.tcb.consume(&mut env!(self, core, now), skipped);
+                self.touch(conn_id);
+                // What else there is to be told is the next attempt's.
+                return self.recv(now, id, bufs, flags, offset);
+            }
             return if offset > 0 {
                 Err(Error::WouldBlock)
             } else if conn.tcb.received_fin() {
@@ -477,10 +494,11 @@ impl Stack {
         let mut env = env!(self, core, now);
         let mut done = 0;
         for buf in bufs.iter_mut() {
+            let most = buf.len().min(waiting - done);
             let n = if flags.discard {
-                buf.len().min(waiting - done)
+                most
             } else {
-                conn.tcb.peek(&env, offset + done, buf)
+                conn.tcb.peek(&env, span.from + done, &mut buf[..most])
             };
             done += n;
             if n < buf.len() {
@@ -488,7 +506,7 @@ impl Stack {
             }
         }
         if !flags.peek {
-            conn.tcb.consume(&mut env, done);
+            conn.tcb.consume(&mut env, skipped + done);
             if conn.tcb.wants_output() {
                 self.touch(conn_id);
             }
@@ -496,10 +514,47 @@ impl Stack {
         Ok(done)
     }
 
-    /// Nothing waits to be read but an error.
-    pub fn ends_in_error(&self, id: SockId) -> bool {
+    /// Whether a read that has some bytes goes no further: nothing waits but an error, or it has come to the mark. `offset`: of its
+    /// bytes, those that are still in the stream.
+    pub fn read_ends(&self, id: SockId, offset: usize) -> bool {
         let Some(s) = self.sockets.get(id) else { return false };
-        s.error != 0 && s.conn.and_then(|c| self.conns.get(c)).is_none_or(|c| c.tcb.readable_bytes() == 0)
+        match s.conn.and_then(|c| self.conns.get(c)) {
+            Some(c) => {
+                (s.error != 0 && c.tcb.readable_bytes() == 0) || c.tcb.bytes_to_mark() == Some(offset)
+            }
+            None => s.error != 0,
+        }
+    }
+
+    /// recv(2) with MSG_OOB: the urgent byte; `None` where none will come. It never waits (tcp_recv_urg).
+    ///
+    /// # Errors
+    /// Invalid: there is none, it was read, or SO_OOBINLINE has it in the stream. WouldBlock: it is announced, and not here.
+    /// NotConnected: a listener, or a connection that was cut off.
+    pub fn recv_urgent(&mut self, id: SockId, peek: bool) -> Result<Option<u8>> {
+        let s = self.sockets.get(id).ok_or(Error::BadDescriptor)?;
+        if s.phase == SocketPhase::Listening {
+            return Err(Error::NotConnected);
+        }
+        let tcb = &mut s.conn.and_then(|c| self.conns.get_mut(c)).ok_or(Error::Invalid)?.tcb;
+        let closed = matches!(tcb.state(), State::Closed | State::TimeWait);
+        if tcb.options.oob_inline || matches!(tcb.urgent(), Urgent::None | Urgent::Read) {
+            return Err(Error::Invalid);
+        }
+        if closed && !tcb.received_fin() {
+            return Err(Error::NotConnected);
+        }
+        match tcb.take_urgent(peek) {
+            Some(byte) => Ok(Some(byte)),
+            None if closed || tcb.at_eof() || s.shut & 1 != 0 => Ok(None),
+            None => Err(Error::WouldBlock),
+        }
+    }
+
+    /// SIOCATMARK.
+    pub fn is_at_mark(&self, id: SockId) -> bool {
+        let conn = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get(c));
+        conn.is_some_and(|c| c.tcb.is_at_mark())
     }
 
     /// shutdown(2).
@@ -540,7 +595,7 @@ impl Stack {
         Ok(())
     }
 
-    /// FIONREAD.
+    /// FIONREAD: no further than the mark.
     ///
     /// # Errors
     /// Invalid: a listener.
@@ -549,7 +604,13 @@ impl Stack {
         if s.phase == SocketPhase::Listening {
             return Err(Error::Invalid);
         }
-        Ok(s.conn.and_then(|c| self.conns.get(c)).map_or(0, |c| c.tcb.readable_bytes()))
+        Ok(s.conn.and_then(|c| self.conns.get(c)).map_or(0, |c| c.tcb.readable_to_mark()))
+    }
+
+    /// Whether close(2) would lose something that came in.
+    pub fn has_unread(&self, id: SockId) -> bool {
+        let conn = self.sockets.get(id).and_then(|s| s.conn).and_then(|c| self.conns.get(c));
+        conn.is_some_and(|c| c.tcb.readable_bytes() > 0)
     }
 
     /// SIOCOUTQ and SIOCOUTQNSD: bytes not acknowledged, and bytes not sent.

@@ -74,6 +74,7 @@ pub(super) struct QueuedReply {
     sack_permitted: u8,
     /// A RST for a segment that nobody claims: it may be the kernel's.
     is_refusal: u8,
+    urgent: u16,
     fast_open: Cookie,
 }
 
@@ -239,7 +240,7 @@ impl Stack {
                 ack: seg.ack,
                 flags: seg.flags,
                 window: seg.window,
-                urgent: 0,
+                urgent: seg.urgent,
                 options: seg.options,
             };
             let mut tcp = [0; MAX_HEADER_BYTES];
@@ -286,6 +287,7 @@ impl QueuedReply {
             ts_val: t.val,
             ts_ecr: t.ecr,
             window: reply.window,
+            urgent: reply.urgent,
             flags: reply.flags.0,
             has_ts: u8::from(reply.timestamps.is_some()),
             ..QueuedReply::zeroed()
@@ -300,7 +302,7 @@ impl QueuedReply {
             ack: SeqNum(self.ack),
             flags: Flags(self.flags),
             window: self.window,
-            urgent: 0,
+            urgent: self.urgent,
             options: Options {
                 mss: (self.mss != 0).then_some(self.mss),
                 window_scale: (self.has_wscale != 0).then_some(self.wscale),

@@ -85,6 +85,9 @@ impl Tcb {
             return;
         }
         self.snd.una = ack;
+        if self.snd.urgent {
+            self.end_urgent();
+        }
         self.drop_acknowledged(env, ack);
         news.delivered += self.board.acknowledge(ack, |part, span| delivered.take(part, span));
         if self.board.spans().first().is_some_and(|s| s.place == Place::Sacked) {

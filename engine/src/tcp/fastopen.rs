@@ -284,6 +284,7 @@ impl Tcb {
             payload_offset: 0,
             payload_len: 0,
             gso_size: 0,
+            urgent: 0,
         })
     }
 

@@ -77,6 +77,7 @@ impl Tcb {
         self.state = State::Established;
         self.established(env);
         self.syn_data_answered(env, seg);
+        self.check_urgent(env, seg);
         self.acks.now = true;
         Outcome::ACCEPTED
     }
@@ -133,6 +134,7 @@ impl Tcb {
         if let Some(outcome) = self.check_data_after_close(env, seg) {
             return outcome;
         }
+        self.check_urgent(env, seg);
         self.process_text(env, seg);
         self.process_fin(env, seg);
         self.schedule_ack(env, seg);

@@ -18,6 +18,7 @@
 //! | `output` | the next segment that may leave |
 //! | `timers` | the timer table and what each timer does |
 //! | `trouble` | ICMP errors: unreachable peers, smaller links |
+//! | `urgent` | urgent data, out and in |
 //! | `user` | write, read, shutdown, close, abort |
 //! | `window` | the receive window and its buffer |
 //! | `rtt`, `congestion` | estimates: RFC 6298, CUBIC (RFC 9438) and NewReno |
@@ -36,6 +37,7 @@ mod scoreboard;
 pub mod state;
 mod timers;
 mod trouble;
+mod urgent;
 pub mod user;
 mod window;
 
@@ -46,6 +48,7 @@ pub use handshake::Handshake;
 pub use output::{OutSegment, TxLimits};
 pub use state::State;
 pub use timers::Timer;
+pub use urgent::{Urgent, UrgentNews};
 pub use user::TcpInfo;
 
 use crate::fixed::{Pool, RangeSet, StreamBuf};
@@ -103,6 +106,8 @@ pub struct Reply {
     pub ack: SeqNum,
     pub flags: Flags,
     pub window: u16,
+    /// The urgent pointer, with URG.
+    pub urgent: u16,
     pub timestamps: Option<Timestamps>,
 }
 
@@ -117,7 +122,7 @@ impl Reply {
         } else {
             (SeqNum(0), seg.end(), Flags::RST | Flags::ACK)
         };
-        Some(Reply { seq, ack, flags, window: 0, timestamps: None })
+        Some(Reply { seq, ack, flags, window: 0, urgent: 0, timestamps: None })
     }
 }
 
@@ -168,7 +173,9 @@ pub struct Snd {
     pub max_wnd: u32,
     /// Shift of the windows that the peer offers.
     pub scale: u8,
-    _pad: [u8; 3],
+    /// Urgent data is not acknowledged yet.
+    urgent: bool,
+    _pad: [u8; 2],
     /// Bytes of payload in a full segment, timestamps taken off.
     pub mss: u32,
     /// The sequence number of the first byte in the send buffer.
@@ -177,7 +184,8 @@ pub struct Snd {
     last_sent: Instant,
     /// The end of the last small segment, for Nagle as Minshall changed it.
     small_end: SeqNum,
-    _pad2: u32,
+    /// One past the last urgent byte.
+    up: SeqNum,
 }
 
 /// Receive sequence variables, RFC 9293 3.3.1.
@@ -213,8 +221,12 @@ pub struct Rcv {
     fin: bool,
     /// A FIN waits at `fin_at` for the bytes before it.
     fin_pending: bool,
-    _pad3: [u8; 2],
+    urgent: Urgent,
+    urgent_byte: u8,
     fin_at: SeqNum,
+    /// The urgent byte itself, not what follows it.
+    up: SeqNum,
+    _pad3: u32,
 }
 
 /// RFC 7323 timestamps.
@@ -262,7 +274,9 @@ struct Recovery {
     phase: Phase,
     /// The ACK of something that was not sent again shows that the time-out was needless.
     frto: bool,
-    _pad: [u8; 2],
+    /// The first of two window probes is out, which tells of urgent data.
+    urgent_probed: bool,
+    _pad: u8,
     /// Recovery ends when this is acknowledged.
     point: SeqNum,
     rack: rack::Rack,
@@ -317,6 +331,8 @@ pub struct TcpOptions {
     pub quickack_off: bool,
     /// NewReno instead of CUBIC.
     pub reno: bool,
+    /// SO_OOBINLINE.
+    pub oob_inline: bool,
     /// Bytes; 0: the sysctl and autotuning decide.
     pub sndbuf: u32,
     pub rcvbuf: u32,
@@ -376,7 +392,7 @@ pub struct Tcb {
     recv_shutdown: bool,
     /// MSG_MORE was given with the last write.
     more_coming: bool,
-    _pad: [u8; 2],
+    urgent_news: UrgentNews,
     /// The errno that ended it, or 0.
     error: i32,
     /// The errno of the last ICMP error, or 0; see `trouble`.
@@ -550,18 +566,21 @@ impl Tcb {
 
     /// A pure ACK as a reply: outside of the stream's own bookkeeping.
     fn ack_reply(&self, env: &Env) -> Reply {
+        let urgent = self.urgent_pointer(self.snd.nxt);
         Reply {
             seq: self.snd.nxt,
             ack: self.rcv.nxt,
-            flags: Flags::ACK,
+            flags: if urgent.is_some() { Flags::ACK | Flags::URG } else { Flags::ACK },
             window: (self.offered() >> self.rcv.scale).min(0xffff) as u16,
+            urgent: urgent.unwrap_or(0),
             timestamps: self.ts.enabled.then(|| Timestamps { val: self.ts_now(env), ecr: self.ts.recent }),
         }
     }
 
     /// The RST that aborts this connection. It offers the window as any segment does (tcp_send_active_reset).
     fn reset_reply(&self, env: &Env) -> Reply {
-        Reply { flags: Flags::RST | Flags::ACK, ..self.ack_reply(env) }
+        let ack = self.ack_reply(env);
+        Reply { flags: ack.flags | Flags::RST, ..ack }
     }
 
     /// To CLOSED, with an error for the user (0: none). Buffers that nobody can use any more are given back.

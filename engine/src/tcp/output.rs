@@ -26,6 +26,8 @@ pub struct OutSegment {
     pub payload_len: usize,
     /// Payload of each segment that the device makes of it; 0: it is one.
     pub gso_size: u16,
+    /// The urgent pointer, with URG.
+    pub urgent: u16,
 }
 
 impl Tcb {
@@ -130,17 +132,26 @@ impl Tcb {
             payload_offset: 0,
             payload_len,
             gso_size: 0,
+            urgent: 0,
         })
     }
 
     /// Keepalive and zero-window probes: an old sequence number that the peer must answer (RFC 9293 3.8.4, 3.8.6.1).
     fn output_probe(&mut self, env: &mut Env) -> Option<OutSegment> {
-        if !core::mem::take(&mut self.probe_due) {
+        if !self.probe_due {
             return None;
         }
         let unsent = self.unsent();
         let room = self.window_room().min(self.snd.mss);
-        if unsent > 0 && room > 0 && self.snd.una == self.snd.nxt {
+        let fits = unsent > 0 && room > 0 && self.snd.una == self.snd.nxt;
+        // Urgent data is told of first, by a probe of its own.
+        if !fits && self.may_probe_urgently() && !core::mem::replace(&mut self.rec.urgent_probed, true) {
+            env.counters.inc(Counter::TCPWinProbe);
+            return Some(self.segment(env, self.snd.una, Flags::ACK, 0, 0, 0));
+        }
+        self.probe_due = false;
+        self.rec.urgent_probed = false;
+        if fits {
             // The window takes a part: better than a bare probe.
             let len = unsent.min(room);
             return Some(self.send_data(env, len, 0));
@@ -166,7 +177,7 @@ impl Tcb {
             return None;
         };
         // Whole segments, as far as the window before the loss went (SHLD-16 lets it beyond the present one).
-        let most = room.min(limits.max_bytes).max(self.snd.mss) / self.snd.mss * self.snd.mss;
+        let most = room.min(self.largest(limits)).max(self.snd.mss) / self.snd.mss * self.snd.mss;
         let len = lost.len().min(most);
         let counter = match self.rec.phase {
             Phase::Loss => Counter::TCPSlowStartRetrans,
@@ -229,6 +240,12 @@ impl Tcb {
         if len > self.snd.mss { self.snd.mss.min(0xffff) as u16 } else { 0 }
     }
 
+    /// Bytes of the largest segment that may leave now. The urgent pointer of each is its own, so a large one cannot be cut behind
+    /// our back.
+    fn largest(&self, limits: &TxLimits) -> u32 {
+        if self.snd.urgent { self.snd.mss } else { limits.max_bytes.max(self.snd.mss) }
+    }
+
     /// What the peer's window still takes.
     fn window_room(&self) -> u32 {
         let edge = self.snd.una + self.snd.wnd;
@@ -246,8 +263,7 @@ impl Tcb {
         let window_room = self.window_room();
         // It holds until the next attempt to send, for all the ACKs that arrive before it.
         self.cwnd_limited = cwnd_room < unsent.min(window_room);
-        let max_bytes = limits.max_bytes.max(self.snd.mss);
-        let room = window_room.min(cwnd_room).min(max_bytes);
+        let room = window_room.min(cwnd_room).min(self.largest(limits));
         let len = self.send_amount(unsent, room, pipe)?;
         let gso = self.gso(len);
         Some(self.send_data(env, len, gso))
@@ -272,7 +288,8 @@ impl Tcb {
     }
 
     fn may_send_partial(&self) -> bool {
-        if self.fin_queued {
+        // What is urgent waits for nothing (tcp_nagle_test).
+        if self.fin_queued || self.snd.urgent {
             return true;
         }
         if self.options.cork || self.more_coming {
@@ -381,7 +398,7 @@ impl Tcb {
         self.totals.segs_out = self.totals.segs_out.wrapping_add(1);
         let options = self.options_for(env, with_blocks);
         self.acks.now |= with_blocks && !self.unreported.is_empty();
-        OutSegment {
+        let mut segment = OutSegment {
             seq,
             ack: self.rcv.nxt,
             flags,
@@ -390,7 +407,12 @@ impl Tcb {
             payload_offset,
             payload_len,
             gso_size,
+            urgent: 0,
+        };
+        if self.snd.urgent {
+            self.point_at_urgent(&mut segment);
         }
+        segment
     }
 
     fn options_for(&mut self, env: &Env, with_blocks: bool) -> Options {

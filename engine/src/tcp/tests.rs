@@ -81,6 +81,7 @@ const PARAMS: OpenParams = OpenParams {
         keepalive: false,
         quickack_off: false,
         reno: false,
+        oob_inline: false,
         sndbuf: 0,
         rcvbuf: 0,
         keepidle_s: 0,
@@ -153,7 +154,7 @@ impl Pair {
     fn put_reply(&mut self, from: usize, reply: Option<Reply>) {
         let Some(r) = reply else { return };
         let mut hdr =
-            Header { seq: r.seq, ack: r.ack, flags: r.flags, window: r.window, ..Header::default() };
+            Header { seq: r.seq, ack: r.ack, flags: r.flags, window: r.window, urgent: r.urgent, ..Header::default() };
         hdr.options.timestamps = r.timestamps;
         self.put(Wire { to: 1 - from, hdr, payload: Vec::new() });
     }
@@ -184,6 +185,7 @@ impl Pair {
                         ack: seg.ack,
                         flags,
                         window: seg.window,
+                        urgent: seg.urgent,
                         options: seg.options,
                         ..Header::default()
                     };

@@ -1,6 +1,6 @@
 //! The user's calls: RFC 9293 3.9.1 and 3.10.
 
-use super::{Env, Reply, State, Tcb};
+use super::{Env, Reply, State, Tcb, Urgent};
 use crate::fixed::StreamBuf;
 use crate::values::Counter;
 
@@ -99,7 +99,7 @@ impl Tcb {
         n
     }
 
-    /// In-order bytes that wait.
+    /// In-order bytes that wait, an urgent one among them.
     pub fn readable_bytes(&self) -> usize {
         self.recv.len()
     }
@@ -130,6 +130,9 @@ impl Tcb {
     /// Takes `n` bytes that were peeked.
     pub fn consume(&mut self, env: &mut Env, n: usize) {
         self.recv.consume(env.pool, n);
+        if self.rcv.urgent != Urgent::None {
+            self.pass_mark();
+        }
         self.after_read(env, n);
     }
 

@@ -105,6 +105,7 @@ sysctls! {
     tcp_keepalive_intvl: 1 = [75], "net.ipv4.tcp_keepalive_intvl", 1 ..= 32767, "Seconds between probes.";
     tcp_keepalive_probes: 1 = [9], "net.ipv4.tcp_keepalive_probes", 1 ..= 127, "Unanswered probes before giving up.";
     tcp_timestamps: 1 = [1], "net.ipv4.tcp_timestamps", 0 ..= 2, "RFC 7323 timestamps.";
+    tcp_stdurg: 1 = [0], "net.ipv4.tcp_stdurg", 0 ..= 1, "The urgent pointer points at the last urgent byte, not behind it (RFC 1122 4.2.2.4).";
     tcp_window_scaling: 1 = [1], "net.ipv4.tcp_window_scaling", 0 ..= 1, "RFC 7323 window scaling.";
     tcp_sack: 1 = [1], "net.ipv4.tcp_sack", 0 ..= 1, "RFC 2018.";
     tcp_dsack: 1 = [1], "net.ipv4.tcp_dsack", 0 ..= 1, "RFC 2883.";

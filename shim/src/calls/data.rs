@@ -43,13 +43,13 @@ pub fn send_to(
     flags: i32,
     to: Option<Destination>,
 ) -> Outcome<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EOPNOTSUPP));
-    }
     let mut fault = None;
-    let more = flags & libc::MSG_MORE != 0;
+    let how = SendFlags { more: flags & libc::MSG_MORE != 0, urgent: flags & libc::MSG_OOB != 0 };
     let mut locked = rt.lock()?;
-    locked.be_patient();
+    // Urgent bytes that left together would be one.
+    if !how.urgent {
+        locked.be_patient();
+    }
     round::answers();
     let waiting = waiting_to_send(&mut locked, id)?.or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
     if flags & MSG_FASTOPEN != 0 || locked.stack().is_deferred(id) {
@@ -68,7 +68,7 @@ pub fn send_to(
         }
     }
     let result = block::until(locked, &waiting, |l, interrupted| {
-        match send_some(l, id, &mut data, more, &mut fault) {
+        match send_some(l, id, &mut data, how, &mut fault) {
             Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
             other => other,
         }
@@ -164,7 +164,7 @@ fn send_some(
     l: &mut Locked,
     id: SockId,
     data: &mut Cursor,
-    more: bool,
+    how: SendFlags,
     fault: &mut Option<Errno>,
 ) -> Result<(), Error> {
     loop {
@@ -174,7 +174,7 @@ fn send_some(
                 // A call without bytes still tells of errors.
                 if data.total == 0 {
                     let (stack, now) = l.stack_now();
-                    stack.send(now, id, &[], SendFlags { more })?;
+                    stack.send(now, id, &[], how)?;
                 }
                 return Ok(());
             }
@@ -185,7 +185,7 @@ fn send_some(
         };
         let last = data.done + piece.len() >= data.total;
         let (stack, now) = l.stack_now();
-        let n = stack.send(now, id, &[piece], SendFlags { more: more || !last })?;
+        let n = stack.send(now, id, &[piece], SendFlags { more: how.more || !last, ..how })?;
         data.advance(n);
     }
 }
@@ -203,12 +203,11 @@ pub fn read(rt: &Runtime, id: SockId, data: Cursor) -> Outcome<usize> {
 /// # Errors
 /// EAGAIN, ENOTCONN, ECONNRESET ..., EFAULT, EINTR, EINVAL (MSG_OOB without urgent data).
 pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        let listening = rt.lock()?.stack().is_listening(id);
-        return Err(Errno(if listening { libc::ENOTCONN } else { libc::EINVAL }));
-    }
     if flags & libc::MSG_ERRQUEUE != 0 {
         return Err(Errno(libc::EAGAIN));
+    }
+    if flags & libc::MSG_OOB != 0 {
+        return Ok(recv_urgent(rt, id, &mut data, flags)?.unwrap_or(0));
     }
     let how = RecvFlags { peek: flags & libc::MSG_PEEK != 0, discard: flags & libc::MSG_TRUNC != 0 };
     let wait_all = flags & libc::MSG_WAITALL != 0 && data.total > 0;
@@ -218,6 +217,10 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let waiting = waiting_to_receive(&mut locked, id, Ready::IN | Ready::RDHUP, false)?
         .or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
     let result = block::until(locked, &waiting, |l, interrupted| {
+        // The byte that reading would skip stays there for the program's handler.
+        if interrupted && data.done == 0 && l.stack().is_at_mark(id) && !waiting.goes_on() {
+            return Err(Error::WouldBlock);
+        }
         match recv_some(l, id, &mut data, how, wait_all, &mut fault) {
             Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
             other => other,
@@ -256,8 +259,8 @@ fn recv_some(
         };
         let offset = if how.peek { data.done } else { 0 };
         let (stack, now) = l.stack_now();
-        // What was received comes before an error, which the next call tells.
-        if data.done > 0 && stack.ends_in_error(id) {
+        // What was received comes before an error, which the next call tells; and before the urgent byte.
+        if data.done > 0 && stack.read_ends(id, offset) {
             return Ok(());
         }
         let n = match stack.recv(now, id, &mut [piece], how, offset) {
@@ -295,10 +298,28 @@ fn discarded<'a>(len: usize) -> &'a mut [u8] {
 
 /// A receive of zero bytes waits for data like any other, and then takes none.
 fn recv_nothing(l: &mut Locked, id: SockId) -> Result<(), Error> {
-    let mut byte = [0u8];
     let (stack, now) = l.stack_now();
     let peek = RecvFlags { peek: true, discard: false };
-    stack.recv(now, id, &mut [&mut byte], peek, 0).map(drop)
+    stack.recv(now, id, &mut [], peek, 0).map(drop)
+}
+
+/// recv with MSG_OOB: the bytes stored, one at most; `None`: none will come. Like Linux it never waits, takes the byte before it
+/// finds that the buffer is bad, and also where there is no room for it.
+fn recv_urgent(rt: &Runtime, id: SockId, data: &mut Cursor, flags: i32) -> Outcome<Option<usize>> {
+    let mut locked = rt.lock()?;
+    locked.turn_if_due();
+    let byte = locked.stack().recv_urgent(id, flags & libc::MSG_PEEK != 0)?;
+    drop(locked);
+    let Some(byte) = byte else { return Ok(None) };
+    if data.total == 0 {
+        return Ok(Some(0));
+    }
+    if flags & libc::MSG_TRUNC == 0
+        && let Some(room) = data.writable()?
+    {
+        room[0] = byte;
+    }
+    Ok(Some(1))
 }
 
 /// sendmsg(2). Control messages have no meaning for TCP here.
@@ -321,11 +342,20 @@ fn destination_of(fd: RawFd, m: &libc::msghdr) -> Destination {
 /// recvmsg(2). The address stays untouched with length 0, as Linux leaves it for TCP.
 pub fn recvmsg(rt: &Runtime, id: SockId, message: *mut libc::msghdr, flags: i32) -> Outcome<usize> {
     let mut m = abi::read(message.cast_const())?;
-    let data = message_pieces(&m)?;
-    let n = recv(rt, id, data, flags)?;
+    let mut data = message_pieces(&m)?;
+    m.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
+    let n = if flags & libc::MSG_OOB != 0 && flags & libc::MSG_ERRQUEUE == 0 {
+        let room = data.total;
+        let got = recv_urgent(rt, id, &mut data, flags)?;
+        if got.is_some() {
+            m.msg_flags |= if room == 0 { libc::MSG_OOB | libc::MSG_TRUNC } else { libc::MSG_OOB };
+        }
+        got.unwrap_or(0)
+    } else {
+        recv(rt, id, data, flags)?
+    };
     m.msg_namelen = 0;
     m.msg_controllen = 0;
-    m.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
     abi::write(message, m)?;
     Ok(n)
 }
@@ -386,7 +416,7 @@ pub fn recvmmsg(
                 let mut m = abi::read(at.cast_const())?;
                 m.msg_len = len as u32;
                 abi::write(at, m)?;
-                if len == 0 {
+                if len == 0 || m.msg_hdr.msg_flags & libc::MSG_OOB != 0 {
                     return Ok(n as i32 + 1);
                 }
             }
@@ -473,7 +503,9 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
             locked = rt.lock()?;
         }
         let mut fault = None;
-        let sent = block::until(locked, &waiting, |l, _| send_some(l, id, &mut data, false, &mut fault));
+        let sent = block::until(locked, &waiting, |l, _| {
+            send_some(l, id, &mut data, SendFlags::default(), &mut fault)
+        });
         done += data.done;
         match sent {
             Err(errno) if errno.0 != libc::EINTR => return if done > 0 { Ok(done) } else { Err(errno) },
@@ -489,6 +521,14 @@ pub fn splice_out(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32)
     if room == 0 && dontwait {
         return Err(Errno(libc::EAGAIN));
     }
+    // It goes no further than the mark, and does not pass it (tcp_splice_read).
+    let mut locked = rt.lock()?;
+    locked.turn_if_due();
+    if locked.stack().is_at_mark(id) && locked.stack().has_unread(id) {
+        let nonblocking = dontwait || waiting_to_receive(&mut locked, id, Ready::IN, false)?.nonblocking;
+        return if nonblocking { Err(Errno(libc::EAGAIN)) } else { Ok(0) };
+    }
+    drop(locked);
     let mut buffer = vec![0u8; room.max(1)];
     let extra = if dontwait { libc::MSG_DONTWAIT } else { 0 };
     let got = recv(rt, id, Cursor::buffer(buffer.as_mut_ptr().cast(), buffer.len()), extra)?;

@@ -46,7 +46,7 @@ fn linger(rt: &'static Runtime, locked: &mut Locked, id: SockId) {
     if !on || seconds == 0 || locked.stack().refs(id) != 1 {
         return;
     }
-    if locked.stack().readable_bytes(id).unwrap_or(0) > 0 {
+    if locked.stack().has_unread(id) {
         return;
     }
     let (stack, now) = locked.stack_now();
@@ -175,9 +175,16 @@ pub fn ioctl(rt: &Runtime, id: SockId, request: u64, arg: *mut libc::c_void) -> 
             drop(locked);
             give(if request == SIOCOUTQ { unacked } else { unsent })
         }
-        SIOCATMARK => give(0),
+        SIOCATMARK => give(is_at_mark(rt, id)? as usize),
         _ => Ok(None),
     }
+}
+
+/// sockatmark(3), SIOCATMARK: 1 or 0.
+pub fn is_at_mark(rt: &Runtime, id: SockId) -> Outcome<i32> {
+    let mut locked = rt.lock()?;
+    locked.turn_if_due();
+    Ok(locked.stack().is_at_mark(id).into())
 }
 
 /// FIONBIO after the kernel has accepted it.

@@ -150,7 +150,7 @@ hook! {
 hook! {
     unsafe fn sockatmark(fd: c_int) -> c_int => tcpreload_sockatmark {
         match fdtable::socket(fd) {
-            Some(_) => 0,
+            Some((rt, id)) => errno::int(|| descriptors::is_at_mark(rt, id)),
             None => unsafe { real!(sockatmark)(fd) },
         }
     }
