@@ -25,6 +25,7 @@ CASES = [
     c("epoll"),
     c("sets"),
     c("messages"),
+    c("urgent"),
     c("processes"),
     c("errors"),
     c("matrix"),

@@ -224,7 +224,7 @@ mod tests {
             while self.sent < BYTES {
                 let piece: Vec<u8> =
                     (self.sent..BYTES.min(self.sent + 9000)).map(|at| byte(side, at)).collect();
-                match self.stack.send(now, id, &[&piece], SendFlags { more: false }) {
+                match self.stack.send(now, id, &[&piece], SendFlags::default()) {
                     Ok(n) => self.sent += n,
                     Err(_) => break,
                 }

@@ -525,7 +525,8 @@ pub fn splice_out(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32)
     let mut locked = rt.lock()?;
     locked.turn_if_due();
     if locked.stack().is_at_mark(id) && locked.stack().has_unread(id) {
-        let nonblocking = dontwait || waiting_to_receive(&mut locked, id, Ready::IN, false)?.nonblocking;
+        // SPLICE_F_NONBLOCK is of the pipe.
+        let nonblocking = waiting_to_receive(&mut locked, id, Ready::IN, false)?.nonblocking;
         return if nonblocking { Err(Errno(libc::EAGAIN)) } else { Ok(0) };
     }
     drop(locked);
