@@ -1,4 +1,5 @@
-/* Urgent data: MSG_OOB both ways, the mark, SO_OOBINLINE, and what poll, select, epoll and ioctl say of it. */
+/* Urgent data: MSG_OOB both ways, the mark, SO_OOBINLINE, and what poll, select, epoll and ioctl say of it. With "server PORT" and
+ * "client HOST PORT": between two programs, each in its turn sending and looking. */
 #include "t.h"
 #include <linux/sockios.h>
 
@@ -607,7 +608,104 @@ static void announced(void) {
     close(c), close(s), close(l);
 }
 
-int main(void) {
+/* Waits until so much has come in since the connection began. */
+static void received(int fd, uint64_t bytes) {
+    uint64_t info[30] = {0};
+    for (int i = 0; i < 5000 && info[16] < bytes; i++, nap(1)) {
+        socklen_t len = sizeof info;
+        MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len));
+    }
+    if (info[16] != bytes)
+        printf("RECEIVED %lu of %lu\n", (unsigned long)info[16], (unsigned long)bytes);
+}
+
+static const struct {
+    const char *text;
+    int urgent, look;
+} steps[] = {{"abc", 0, 0}, {"d", 1, 1}, {"ef", 0, 1}, {"u", 1, 0}, {"v", 1, 1}, {"gh", 0, 0}, {"w", 1, 0},
+             {"ij", 0, 0}, {"xyz", 1, 0}, {"kl", 0, 1}, {"m", 1, 0}, {"n", 1, 0}, {"o", 1, 1}};
+#define STEPS (sizeof steps / sizeof *steps)
+
+/* Does the steps; after each the peer says that it has looked. */
+static void tell(int fd) {
+    char c;
+    for (unsigned i = 0; i < STEPS; i++) {
+        MUST(send(fd, steps[i].text, strlen(steps[i].text), steps[i].urgent ? MSG_OOB : 0));
+        if (readn(fd, &c, 1) != 1)
+            die("the peer");
+    }
+}
+
+static uint64_t look(int fd, uint64_t before) {
+    for (unsigned i = 0; i < STEPS; i++) {
+        before += strlen(steps[i].text);
+        received(fd, before);
+        state(steps[i].text, fd);
+        if (steps[i].look)
+            take("MSG_OOB", fd, 1, MSG_OOB), take("a read", fd, 20, 0), take("a read", fd, 20, 0);
+        MUST(write(fd, "k", 1));
+    }
+    return before;
+}
+
+/* More than the peer takes in, and urgent data behind it, not too far for a pointer: it hears of that before it comes. */
+static void stuff(int fd) {
+    static char big[50000];
+    int room = 200000;
+    MUST(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room));
+    memset(big, 'b', sizeof big);
+    MUST(send(fd, big, sizeof big, MSG_DONTWAIT));
+    MUST(send(fd, "u", 1, MSG_OOB));
+    MUST(send(fd, "end", 3, 0));
+}
+
+static void digest(int fd) {
+    static char big[50000];
+    long seen = 0;
+    for (int i = 0; i < 5000 && recv(fd, big, 1, MSG_OOB) < 0 && errno == EINVAL; i++)
+        nap(1);
+    SAY("announced", recv(fd, big, 1, MSG_OOB));
+    while (!sockatmark(fd) && seen < 100000)
+        seen += MUST(recv(fd, big, sizeof big, 0));
+    printf("%ld bytes before the mark\n", seen);
+    printf("poll: %s\n", events(ready(fd, POLLPRI, 5000)));
+    take("MSG_OOB", fd, 1, MSG_OOB);
+    SAY("the end", recv(fd, big, 3, MSG_WAITALL));
+    printf("%.3s\n", big);
+}
+
+static int apart(int argc, char **argv) {
+    char c;
+    if (argc == 3 && !strcmp(argv[1], "server")) {
+        int l = tcp(), on = 1, small = 20000;
+        struct sockaddr_in a = address(INADDR_ANY, atoi(argv[2]));
+        MUST(setsockopt(l, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+        MUST(setsockopt(l, SOL_SOCKET, SO_RCVBUF, &small, sizeof small));
+        MUST(bind(l, SA(a)));
+        MUST(listen(l, 5));
+        puts("listening");
+        fflush(stdout);
+        int s = MUST(accept(l, NULL, NULL));
+        look(s, 0), tell(s), digest(s), stuff(s);
+        SAY("the end", readn(s, &c, 1));
+        close(s), close(l);
+        return 0;
+    }
+    if (argc == 4 && !strcmp(argv[1], "client")) {
+        int fd = tcp(), small = 20000;
+        struct sockaddr_in a = address_of(argv[2], atoi(argv[3]));
+        MUST(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small));
+        MUST(connect(fd, SA(a)));
+        tell(fd), look(fd, STEPS), stuff(fd), digest(fd);
+        close(fd);
+        return 0;
+    }
+    return 2;
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1)
+        return apart(argc, argv);
     simple();
     skipped();
     in_line();

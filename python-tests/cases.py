@@ -26,6 +26,8 @@ CASES = [
     c("sets"),
     c("messages"),
     c("urgent"),
+    Case("urgent pair", server=["c:urgent", "server", 7000], client=["c:urgent", "client", "{server}", 7000],
+         privileges=BOTH),
     c("processes"),
     c("errors"),
     c("matrix"),
