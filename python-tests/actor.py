@@ -2,18 +2,22 @@
 """A program that does what it is told, line by line: socket calls on one socket, or on the one that it has accepted.
 
     listen PORT [BACKLOG] | accept | connect ADDRESS PORT | send N | recv N | shutdown rd|wr|rdwr | close | closel |
-    nodelay | linger | cork 0|1 | rcvbuf N | error |
+    nodelay | linger | cork 0|1 | sndbuf N | error | oob N | urgent | mark | inline 0|1 |
     fastopen QUEUE | sendfast ADDRESS PORT N | connectfast ADDRESS PORT | info
 """
 
 import errno
+import fcntl
 import select
 import socket
+import struct
 import sys
+import termios
 
 import family
 
 MSG_FASTOPEN, TCP_FASTOPEN_CONNECT = 0x20000000, 30
+SIOCATMARK = 0x8905
 
 current = listener = None
 
@@ -44,6 +48,20 @@ def call(words):
         select.select([current], [], [], 0.2)
         data = current.recv(int(rest[0]))
         return f"{len(data)} {data[:20]}"
+    elif what == "oob":
+        return current.send(bytes(i % 251 for i in range(int(rest[0]))), socket.MSG_OOB)
+    elif what == "urgent":
+        return current.recv(1, socket.MSG_OOB)
+    elif what == "mark":
+        waits = select.poll()
+        waits.register(current, select.POLLIN | select.POLLPRI)
+        events = dict(waits.poll(0)).get(current.fileno(), 0)
+        at, waiting = (struct.unpack("i", fcntl.ioctl(current, request, b"\0" * 4))[0] for request in (SIOCATMARK, termios.FIONREAD))
+        return f"at it {at}, before it {waiting}, events {events}"
+    elif what == "inline":
+        current.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, int(rest[0]))
+    elif what == "sndbuf":
+        current.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, int(rest[0]))
     elif what == "fastopen":
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, int(rest[0]))
     elif what == "sendfast":
@@ -85,7 +103,7 @@ def main():
         waits.register(sys.stdin, select.POLLIN)
         for s in (current, listener):
             if s is not None and s.fileno() >= 0:
-                waits.register(s, select.POLLPRI)
+                waits.register(s, 0)
         ready = waits.poll(20)
         if not any(fd == sys.stdin.fileno() for fd, _ in ready):
             if ready:  # an error or a hang-up stays until somebody looks: do not spin

@@ -16,7 +16,7 @@ import sys
 import time
 
 import family
-from packets import ACK, FIN, PSH, RST, SYN, Segment, checksum, flag_names, icmpv6, ipv4, ipv6, segment
+from packets import ACK, FIN, PSH, RST, SYN, URG, Segment, checksum, flag_names, icmpv6, ipv4, ipv6, segment
 
 SIX = family.NAME == "6"
 HOST, US = ("fd66::1", "fd66::2") if SIX else ("10.66.0.1", "10.66.0.2")
@@ -129,6 +129,8 @@ class Player:
         if found.flags & ACK:
             parts.append(f"ack {(found.ack - ISS) & 0xFFFFFFFF}")
         parts.append(f"length {len(found.payload)}")
+        if found.flags & URG:
+            parts.append(f"urgent {found.urgent}")
         if found.window == 0:
             parts.append("window 0")
         for kind, value in found.option_list():
@@ -159,7 +161,8 @@ class Player:
     def established(self, options=MSS + SACK_OK + SCALE, listen="listen 7000", stamped=False, accept=True, **more):
         """A connection that we have opened to a listener; silent."""
         print("-- established", flush=True)
-        self.call(listen, quiet=True)
+        if listen:
+            self.call(listen, quiet=True)
         if stamped:
             self.with_stamps = True
             options = MSS + SACK_OK + b"\x08\x0a" + struct.pack("!II", self.stamp, 0) + SCALE
@@ -619,6 +622,132 @@ def timeout(p):
     p.note(f"pauses double: {all(1.6 < b / a < 2.5 for a, b in zip(pauses, pauses[1:]))}")
 
 
+def urgent(p):
+    """Urgent data that comes in: pointers at bytes that are there, that will be, that were, and that never come."""
+    def look(name, *segments, inline=False):
+        p.note(f"-- {name}")
+        p.peer_port, p.iss = p.peer_port + 1, None
+        p.established(listen=None)
+        p.call(f"inline {int(inline)}", quiet=True)
+        for flags, seq, payload, pointer in segments:
+            p.note(f"     urgent {pointer}")
+            p.say(flags, seq, 1, payload=payload, urgent=pointer)
+            p.hear(0.1)
+            p.call("mark")
+        for call in ("urgent", "recv 20", "mark", "urgent", "recv 20", "mark", "recv 20"):
+            p.call(call)
+        p.call("linger", quiet=True)
+        p.call("close", quiet=True)
+        p.hear(0.05)
+
+    p.call("listen 7000")
+    for pointer in (0, 1, 2, 5, 6, 7, 0x7fff, 0xffff):
+        look(f"urgent {pointer}", (URG, 1, b"abcde", pointer), (0, 6, b"fghij", 0))
+    look("no flag", (0, 1, b"abcde", 3))
+    look("inline", (URG, 1, b"abcde", 3), inline=True)
+    look("no data yet", (URG, 1, b"", 1), (0, 1, b"abc", 0))
+    look("no data yet, far away", (URG, 1, b"", 3), (0, 1, b"ab", 0), (0, 3, b"cd", 0))
+    look("a second pointer", (URG, 1, b"abc", 2), (URG, 4, b"def", 2))
+    look("a second pointer, of the next byte", (URG, 1, b"a", 1), (URG, 2, b"b", 1))
+    look("a second pointer, further, without data", (URG, 1, b"abc", 2), (URG, 4, b"", 2), (0, 4, b"def", 0))
+    look("the same pointer again", (URG, 1, b"abc", 2), (URG, 1, b"abc", 2))
+    look("a lower pointer", (URG, 1, b"abc", 6), (URG, 4, b"def", 1))
+    look("a pointer at what is old", (0, 1, b"abc", 0), (URG, 2, b"bcdef", 1))
+    look("one that is partly old", (0, 1, b"abc", 0), (URG, 2, b"bcdef", 3))
+    look("out of order", (URG, 4, b"def", 2), (0, 1, b"abc", 0))
+    look("out of order, the byte first", (0, 4, b"def", 0), (URG, 1, b"", 5), (0, 1, b"abc", 0))
+    look("out of order, at the mark", (URG, 3, b"cd", 1), (0, 1, b"ab", 0))
+    look("beyond the window", (URG, 1000000, b"abc", 1))
+    look("before the window", (URG, -10, b"abc", 1))
+    look("with a FIN", (URG | FIN, 1, b"abc", 2))
+    look("with a FIN alone", (URG | FIN, 1, b"", 1))
+    look("after a FIN", (FIN, 1, b"abc", 0), (URG, 5, b"", 1))
+    look("data after a FIN", (FIN, 1, b"abc", 0), (URG, 5, b"def", 2))
+    look("behind a FIN", (URG | FIN, 1, b"abc", 20))
+    look("with a RST", (URG | RST, 1, b"", 1))
+    look("before a RST", (URG, 1, b"abc", 2), (RST, 4, b"", 0))
+
+
+def urgent_out(p):
+    """Urgent data that goes out: small and large, held back and not, lost, behind a window that is shut."""
+    p.established(options=b"\x02\x04\x03\xe8" + SCALE)
+    end = 1
+
+    def ack(n, **more):
+        nonlocal end
+        end += n
+        p.say(0, 1, end, **more)
+
+    for n in (1, 3, 1000, 2500):
+        p.call(f"oob {n}")
+        p.hear()
+        ack(n)
+    p.note("-- nothing waits while it is not acknowledged")
+    for call in ("oob 1", "send 10", "send 5", "oob 2", "send 3"):
+        p.call(call)
+        p.hear()
+    ack(21)
+    p.call("send 10")
+    p.hear()
+    p.call("send 10")
+    p.hear(0.05)
+    ack(10)
+    p.hear()
+    ack(10)
+    p.note("-- corked")
+    p.call("cork 1")
+    p.call("send 10")
+    p.hear(0.1)
+    p.call("oob 1")
+    p.hear()
+    p.call("send 5")
+    p.hear()
+    ack(16)
+    p.call("send 5")
+    p.hear(0.1)
+    p.call("cork 0")
+    p.hear()
+    ack(5)
+    p.note("-- the window is shut")
+    p.say(0, 1, end, window=0)
+    p.call("oob 1")
+    p.hear(0.05)
+    p.say(0, 1, 1, payload=b"question")
+    p.hear(0.1)
+    for _, found in zip(range(4), p.segments(1, 1)):
+        p.note(f"out  {p.describe(found)}")
+    p.say(0, 9, end)
+    p.hear()
+    p.say(0, 9, end + 1, window=0)
+    end += 1
+    p.note("-- shut, and far away")
+    p.call("sndbuf 200000")
+    p.call("send 70000")
+    p.call("oob 1")
+    for _, found in zip(range(2), p.segments(1, 1)):
+        p.note(f"out  {p.describe(found)}")
+    p.note("-- open again, for two segments at a time")
+    p.say(0, 9, end, window=16)
+    p.hear()
+    for end in range(end + 2000, end + 70002, 2000):
+        p.say(0, 9, end, window=16)
+        p.hear(0.06)
+    p.say(0, 9, end + 1)
+    end += 1
+    p.note("-- lost")
+    p.call("send 10")
+    p.hear()
+    p.call("oob 1")
+    p.hear()
+    found = next(p.segments(1), None)
+    p.note(f"sent again: {p.describe(found)}" if found else "nothing is sent again")
+    p.say(0, 9, end + 10)
+    found = next(p.segments(1), None)
+    p.note(f"sent again: {p.describe(found)}" if found else "nothing is sent again")
+    p.say(0, 9, end + 11)
+    p.hear(0.05)
+
+
 def too_big(p):
     """Routers say what the path takes: less and less, less than any path may take, and of what was never sent."""
     p.established()
@@ -1028,7 +1157,7 @@ def fast_open_blackhole(p):
 SCRIPTS = {f.__name__: f for f in (
     handshake, embryo, refusals, data, disorder, window, resets, synchronised, passive_close, active_close,
     simultaneous_close, half_close, unread, lingering, orphan, connecting, simultaneous_open, zero_window, full, nagle,
-    small_segments, paws, losses, timeout, too_big, trouble, fast_open, fast_open_queue, fast_open_client,
+    small_segments, paws, losses, timeout, urgent, urgent_out, too_big, trouble, fast_open, fast_open_queue, fast_open_client,
     fast_open_blackhole)}
 
 

@@ -481,6 +481,9 @@ impl Stack {
                 Err(Error::WouldBlock)
             } else if conn.tcb.received_fin() {
                 // SOCK_DONE: the end of the stream comes before an error that followed it.
+                if !flags.peek {
+                    conn.tcb.read_fin();
+                }
                 Ok(0)
             } else if s.error != 0 {
                 let errno = core::mem::take(&mut s.error);

@@ -55,12 +55,13 @@ impl Tcb {
         true
     }
 
-    /// RFC 9293 3.10.7.4: SND.WL1 and SND.WL2 keep an old segment from setting the window.
+    /// RFC 9293 3.10.7.4: SND.WL1 and SND.WL2 keep an old segment from setting the window. One that is shut counts at once
+    /// (tcp_may_update_window).
     fn update_send_window(&mut self, seg: &Segment) -> bool {
         let (seq, ack) = (seg.hdr.seq, seg.hdr.ack);
         let wnd = u32::from(seg.hdr.window) << self.snd.scale;
         let newer =
-            ack.after(self.snd.una) || seq.after(self.snd.wl1) || (seq == self.snd.wl1 && wnd > self.snd.wnd);
+            ack.after(self.snd.una) || seq.after(self.snd.wl1) || (seq == self.snd.wl1 && (wnd > self.snd.wnd || wnd == 0));
         if !newer {
             return wnd != self.snd.wnd;
         }

@@ -226,7 +226,9 @@ pub struct Rcv {
     fin_at: SeqNum,
     /// The urgent byte itself, not what follows it.
     up: SeqNum,
-    _pad3: u32,
+    /// Reading has passed the FIN.
+    fin_read: bool,
+    _pad3: [u8; 3],
 }
 
 /// RFC 7323 timestamps.

@@ -145,7 +145,8 @@ impl Tcb {
 
     /// The sequence number of the next byte that is read.
     fn copied(&self) -> SeqNum {
-        self.rcv.nxt - u32::from(self.rcv.fin) - self.recv.len() as u32
+        let unread_fin = self.rcv.fin && !self.rcv.fin_read;
+        self.rcv.nxt - u32::from(unread_fin) - self.recv.len() as u32
     }
 
     /// How many bytes lie before the mark.

@@ -130,6 +130,9 @@ impl Tcb {
     /// Takes `n` bytes that were peeked.
     pub fn consume(&mut self, env: &mut Env, n: usize) {
         self.recv.consume(env.pool, n);
+        if self.rcv.fin && self.recv.is_empty() {
+            self.read_fin();
+        }
         if self.rcv.urgent != Urgent::None {
             self.pass_mark();
         }
@@ -139,6 +142,11 @@ impl Tcb {
     /// Nothing more will come: the peer's FIN is reached, reading is shut down, or the connection has ended.
     pub fn at_eof(&self) -> bool {
         self.rcv.fin || self.recv_shutdown || self.state == State::Closed
+    }
+
+    /// Reading has come to the FIN.
+    pub fn read_fin(&mut self) {
+        self.rcv.fin_read = true;
     }
 
     /// The peer's FIN has been received.
