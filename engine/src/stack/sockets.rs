@@ -498,11 +498,8 @@ impl Stack {
         let mut done = 0;
         for buf in bufs.iter_mut() {
             let most = buf.len().min(waiting - done);
-            let n = if flags.discard {
-                most
-            } else {
-                conn.tcb.peek(&env, span.from + done, &mut buf[..most])
-            };
+            let n =
+                if flags.discard { most } else { conn.tcb.peek(&env, span.from + done, &mut buf[..most]) };
             done += n;
             if n < buf.len() {
                 break;
@@ -522,9 +519,7 @@ impl Stack {
     pub fn read_ends(&self, id: SockId, offset: usize) -> bool {
         let Some(s) = self.sockets.get(id) else { return false };
         match s.conn.and_then(|c| self.conns.get(c)) {
-            Some(c) => {
-                (s.error != 0 && c.tcb.readable_bytes() == 0) || c.tcb.bytes_to_mark() == Some(offset)
-            }
+            Some(c) => (s.error != 0 && c.tcb.readable_bytes() == 0) || c.tcb.bytes_to_mark() == Some(offset),
             None => s.error != 0,
         }
     }

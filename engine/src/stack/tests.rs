@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 mod fastopen;
 mod icmp;
 mod segments;
+mod urgent;
 
 const A: Addr = Addr::v4([10, 0, 0, 1]);
 const B: Addr = Addr::v4([10, 0, 0, 2]);

@@ -60,8 +60,9 @@ impl Tcb {
     fn update_send_window(&mut self, seg: &Segment) -> bool {
         let (seq, ack) = (seg.hdr.seq, seg.hdr.ack);
         let wnd = u32::from(seg.hdr.window) << self.snd.scale;
-        let newer =
-            ack.after(self.snd.una) || seq.after(self.snd.wl1) || (seq == self.snd.wl1 && (wnd > self.snd.wnd || wnd == 0));
+        let newer = ack.after(self.snd.una)
+            || seq.after(self.snd.wl1)
+            || (seq == self.snd.wl1 && (wnd > self.snd.wnd || wnd == 0));
         if !newer {
             return wnd != self.snd.wnd;
         }
@@ -87,7 +88,7 @@ impl Tcb {
         }
         self.snd.una = ack;
         if self.snd.urgent {
-            self.end_urgent();
+            self.judge_urgent();
         }
         self.drop_acknowledged(env, ack);
         news.delivered += self.board.acknowledge(ack, |part, span| delivered.take(part, span));

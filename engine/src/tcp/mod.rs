@@ -629,6 +629,7 @@ impl Tcb {
             self.snd.nxt.before_eq(self.snd.base + self.send.len() as u32 + fin),
             "nxt beyond what was written"
         );
+        assert!(!self.snd.urgent || self.snd.up.after(self.snd.una), "urgent data that is acknowledged");
         if self.state.is_synchronized() {
             self.board.check(self.snd.una, self.snd.nxt);
         }

@@ -5,6 +5,8 @@ use super::*;
 use crate::wire::Header;
 use std::collections::BTreeMap;
 
+mod urgent;
+
 /// A small generator, so that a seed reproduces a failure anywhere.
 pub struct Rng(u64);
 
@@ -153,8 +155,14 @@ impl Pair {
 
     fn put_reply(&mut self, from: usize, reply: Option<Reply>) {
         let Some(r) = reply else { return };
-        let mut hdr =
-            Header { seq: r.seq, ack: r.ack, flags: r.flags, window: r.window, urgent: r.urgent, ..Header::default() };
+        let mut hdr = Header {
+            seq: r.seq,
+            ack: r.ack,
+            flags: r.flags,
+            window: r.window,
+            urgent: r.urgent,
+            ..Header::default()
+        };
         hdr.options.timestamps = r.timestamps;
         self.put(Wire { to: 1 - from, hdr, payload: Vec::new() });
     }
@@ -451,6 +459,7 @@ fn nothing_a_segment_says_breaks_an_invariant() {
             let mut hdr = Header { seq: near(e.rcv.nxt), ack: near(e.snd.nxt), ..Header::default() };
             hdr.flags = Flags((rng.next() & 63) as u8 & !Flags::RST.0);
             hdr.window = rng.next() as u16;
+            hdr.urgent = rng.next() as u16;
             for _ in 0..rng.next() % 4 {
                 hdr.options
                     .sack
@@ -458,6 +467,17 @@ fn nothing_a_segment_says_breaks_an_invariant() {
             }
             let len = (rng.next() % 3000) as usize;
             p.ends[0].with(now, |tcb, env| tcb.input(env, &Segment { hdr: &hdr, payload: &data[..len] }));
+            // What is read crosses no mark, wherever hostile pointers put it.
+            p.ends[0].with(now, |tcb, env| {
+                let span = tcb.readable_span(0);
+                assert!(span.len + usize::from(span.skips) <= tcb.readable_bytes());
+                let n = span.len.min((rng.next() % 3000) as usize);
+                tcb.consume(env, n + usize::from(span.skips));
+                tcb.take_urgent(rng.percent(50));
+                if rng.percent(10) {
+                    tcb.mark_urgent();
+                }
+            });
             p.step();
         }
     }

@@ -58,11 +58,11 @@ impl Tcb {
     /// What was written last ends with an urgent byte (tcp_mark_urg).
     pub fn mark_urgent(&mut self) {
         self.snd.up = self.fin_seq();
-        self.snd.urgent = true;
+        self.judge_urgent();
     }
 
-    /// The peer has what was urgent.
-    pub(super) fn end_urgent(&mut self) {
+    /// Whether the peer lacks something that is urgent.
+    pub(super) fn judge_urgent(&mut self) {
         self.snd.urgent = self.snd.up.after(self.snd.una);
     }
 
@@ -171,7 +171,9 @@ impl Tcb {
             Some(0) if !self.options.oob_inline && len > 0 => {
                 Span { from: taken + 1, len: (len - 1).saturating_sub(taken), skips: true }
             }
-            Some(ahead @ 1..) => Span { from: taken, len: len.min(ahead).saturating_sub(taken), skips: false },
+            Some(ahead @ 1..) => {
+                Span { from: taken, len: len.min(ahead).saturating_sub(taken), skips: false }
+            }
             _ => Span { from: taken, len: len.saturating_sub(taken), skips: false },
         }
     }

@@ -67,12 +67,11 @@ pub fn send_to(
             Err(errno) => return Err(errno),
         }
     }
-    let result = block::until(locked, &waiting, |l, interrupted| {
-        match send_some(l, id, &mut data, how, &mut fault) {
+    let result =
+        block::until(locked, &waiting, |l, interrupted| match send_some(l, id, &mut data, how, &mut fault) {
             Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
             other => other,
-        }
-    });
+        });
     if data.done > 0 {
         return Ok(data.done);
     }
