@@ -108,7 +108,7 @@ impl Tcb {
     /// (tcp_epollin_ready).
     pub fn is_readable(&self, lowat: u32) -> bool {
         let waiting = self.recv.len();
-        waiting >= lowat.max(1) as usize || (waiting > 0 && self.offered() <= self.rcv.mss)
+        waiting >= lowat.max(1) as usize || (waiting > 0 && self.offered() <= self.window_step())
     }
 
     /// Written and not yet acknowledged (SIOCOUTQ).

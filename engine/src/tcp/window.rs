@@ -45,12 +45,17 @@ impl Tcb {
         self.rcv.limit.saturating_sub(self.recv.len() as u32)
     }
 
+    /// What the window grows by at least: a segment, or half of a buffer that is smaller than two.
+    pub(super) fn window_step(&self) -> u32 {
+        self.rcv.mss.min(self.rcv.limit / 2).max(1)
+    }
+
     /// The window to offer now. RFC 9293 SHLD-14: never shrinks; 3.8.6.2.2 (MUST-39): does not grow by crumbs, nor, as
     /// Linux has it, from a buffer of which less than a sixteenth is free.
     pub(super) fn window_to_offer(&self) -> u32 {
         let offered = self.offered();
         let space = self.space().min(0xffff << self.rcv.scale);
-        let step = self.rcv.mss.min(self.rcv.limit / 2).max(1);
+        let step = self.window_step();
         let crumbs = space < offered.saturating_add(step) && space != self.rcv.limit;
         let wanted = if crumbs || space < self.rcv.limit / 16 { offered } else { space.max(offered) };
         // What the scale cannot express is rounded up where the old edge demands it, else down.
