@@ -85,6 +85,8 @@ fn each_urgent_byte_is_an_edge() {
     };
     send(&mut n, c, b"abc", SendFlags::default());
     assert!(collect(&mut n).is_empty());
+    let now = n.time();
+    assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"abc");
     // In a row: the second takes the place of the first, and there is not a byte more to read than before.
     for _ in 0..3 {
         send(&mut n, c, b"u", URGENT);
