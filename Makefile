@@ -1,6 +1,6 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test oracle queues apps mutants lint bench check clean tools
+.PHONY: help build demo test oracle queues apps mutants doors lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -32,6 +32,9 @@ apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every serve
 
 mutants: build ## breaks bind, listen, accept and connect on purpose, and tells whether the tests notice
 	python3 python-tests/mutants.py
+
+doors: build ## takes each function of libc that is overridden out of the library, and tells whether the tests notice
+	python3 python-tests/doors.py
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check
