@@ -1,11 +1,13 @@
 /* Every door by itself: a small play for each function through which a program can come to its sockets. `entries NAME ...` plays
  * those, `entries` all of them. python-tests/doors.py takes each door out of the library in its turn, and sees its play differ. */
 #include "t.h"
+#include <dirent.h>
 #include <pty.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/sendfile.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
@@ -751,6 +753,31 @@ GIVES(signalfd, signalfd(-1, &(sigset_t){0}, 0))
 GIVES(inotify_init, inotify_init())
 GIVES(inotify_init1, inotify_init1(IN_CLOEXEC))
 GIVES(memfd_create, memfd_create("file", 0))
+static int number_of_file(FILE *f) { return fileno(f); }
+static int number_of_directory(DIR *d) { return dirfd(d); }
+static int temporary(int (*call)(char *)) {
+    char path[] = "/tmp/entries-XXXXXX";
+    int fd = call(path);
+    unlink(path);
+    return fd;
+}
+static int mkostemp_(char *path) { return mkostemp(path, O_CLOEXEC); }
+static int mkostemp64_(char *path) { return mkostemp64(path, O_CLOEXEC); }
+static int shm_open_(char *path) {
+    int fd = shm_open(path + 4, O_RDWR | O_CREAT, 0600);
+    shm_unlink(path + 4);
+    return fd;
+}
+GIVES(fopen, number_of_file(fopen(nothing, "r")))
+GIVES(fopen64, number_of_file(fopen64(nothing, "r")))
+GIVES(opendir, number_of_directory(opendir("/")))
+GIVES(mkstemp, temporary(mkstemp))
+GIVES(mkstemp64, temporary(mkstemp64))
+GIVES(mkostemp, temporary(mkostemp_))
+GIVES(mkostemp64, temporary(mkostemp64_))
+GIVES(shm_open, temporary(shm_open_))
+GIVES(posix_openpt, posix_openpt(O_RDWR))
+GIVES(pidfd_open, pidfd_open(getpid(), 0))
 GIVES(epoll_create, epoll_create(1))
 GIVES(epoll_create1, epoll_create1(0))
 /* The same of calls that have a play of their own above. */
