@@ -1,6 +1,6 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test oracle queues apps mutants doors lint bench check clean tools
+.PHONY: help build demo test oracle queues apps mutants doors soak lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -35,6 +35,9 @@ mutants: build ## breaks bind, listen, accept and connect on purpose, and tells 
 
 doors: build ## takes each function of libc that is overridden out of the library, and tells whether the tests notice
 	python3 python-tests/doors.py
+
+soak: build ## redis, nginx and a Python server under connections that come and go; SECONDS=3600
+	python3 python-tests/endurance.py $(SECONDS)
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check

@@ -137,9 +137,9 @@ def leftovers():
         return f"{n + 1} ends, {resting} companions at rest after the last; nothing after {time.monotonic() - begin:.0f} s"
 
 
-def shown(line):
+def shown(line, pid=None):
     """The sockets of the family, by state."""
-    text = line.server.output(stage().tcpreload, "ss", "-a", "--json")
+    text = line.server.output(stage().tcpreload, "ss", "-a", "--json", *(["--pid", pid] if pid else []))
     states = {}
     for s in json.loads(text):
         if s.get("stack", "tcpreload") == "tcpreload":
@@ -291,7 +291,7 @@ def usage(line, pid):
     """What of the arena is in use, TIME-WAIT aside."""
     text = line.server.output(stage().tcpreload, "ss", "--summary", "--json", "--pid", pid)
     used = json.loads(text)[0]["usage"]
-    resting = shown(line).get("TIME-WAIT", 0)
+    resting = shown(line, pid).get("TIME-WAIT", 0)
     return {**used, "connections": used["connections"] - resting, "timers": used["timers"] - resting}
 
 
@@ -308,7 +308,7 @@ def as_before(line, pid, before, seconds=15):
     deadline = time.monotonic() + seconds
     while (now := at_rest(line, pid)) != before:
         if time.monotonic() > deadline:
-            raise Failed(f"in use before: {before}; afterwards: {now}; {shown(line)}")
+            raise Failed(f"in use before: {before}; afterwards: {now}; {shown(line, pid)}")
         time.sleep(0.1)
     return ", ".join(f"{n} {name}" for name, n in now.items() if n)
 
