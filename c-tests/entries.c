@@ -2,6 +2,7 @@
  * those, `entries` all of them. python-tests/doors.py takes each door out of the library in its turn, and sees its play differ. */
 #include "t.h"
 #include <dirent.h>
+#include <netdb.h>
 #include <pty.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
@@ -1089,6 +1090,16 @@ PRINTS(dprintf, dprintf(fd, "%d %s %.1f", 1, "two", 3.0))
 PRINTS(__dprintf_chk, __dprintf_chk(fd, 1, "%d %s %.1f", 1, "two", 3.0))
 PRINTS(vdprintf, list(fd, 0, "%d %s %.1f", 1, "two", 3.0))
 PRINTS(__vdprintf_chk, list(fd, 1, "%d %s %.1f", 1, "two", 3.0))
+
+ENTRY(getaddrinfo) {
+    struct pair p = pair();
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found = NULL;
+    SAY("getaddrinfo", getaddrinfo("127.0.0.1", "80", &hints, &found));
+    printf("port %d\n", found ? ntohs(((struct sockaddr_in *)found->ai_addr)->sin_port) : -1);
+    talk("beside it", p.c, p.s);
+    freeaddrinfo(found);
+    unpair(p);
+}
 
 /* ---- 10. signals ---- */
 

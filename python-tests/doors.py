@@ -31,9 +31,10 @@ DOORS = {
         __openat64_2 creat creat64 pipe pipe2 eventfd timerfd_create signalfd inotify_init inotify_init1 memfd_create
         fopen fopen64 opendir mkstemp mkstemp64 mkostemp mkostemp64 shm_open posix_openpt pidfd_open""",
     "processes": """fork __fork vfork _Fork forkpty daemon execl execle execlp execv execve execvp execvpe fexecve execveat posix_spawn
-        posix_spawnp posix_spawn_file_actions_adddup2 posix_spawn_file_actions_destroy exit _exit _Exit quick_exit prctl setuid""",
+        posix_spawnp posix_spawn_file_actions_adddup2 posix_spawn_file_actions_destroy exit _exit _Exit quick_exit prctl seccomp setuid""",
     "raw": "syscall",
-    "streams": "fdopen fileno fileno_unlocked dprintf __dprintf_chk vdprintf __vdprintf_chk",
+    "streams and names": """fdopen fileno fileno_unlocked dprintf __dprintf_chk vdprintf __vdprintf_chk fgets fprintf fflush fclose
+        getaddrinfo""",
     "signals": "sigaction signal siginterrupt pthread_cancel",
 }
 A_SOCKET = "the descriptor is a socket, and the kernel says of it what it says of every socket"
@@ -41,7 +42,10 @@ NOT_HOOKED = {
     **dict.fromkeys(("isfdtype", "tee", "vmsplice", "copy_file_range"), A_SOCKET),
     **dict.fromkeys("pread pread64 pwrite pwrite64 preadv preadv64 pwritev pwritev64 __pread_chk __pread64_chk".split(),
                     A_SOCKET + ": it has no position"),
+    **dict.fromkeys(("fgets", "fprintf", "fflush", "fclose"), "a stream of fdopen's comes back through the doors"),
+    "getaddrinfo": "it asks by UDP, which is the kernel's",
     "exit": "it ends in the functions that a library has for its end",
+    "seccomp": "libc has no such function; syscall(2) knows its number",
     "setuid": "what the engine needs was opened before",
 }
 # Doors that can be taken out without a difference, and why.
@@ -49,9 +53,10 @@ SAME = {
     "sockatmark": "there is no mark, and the kernel's socket has none either",
 }
 # Which program plays a door: entries, if nothing else is said here.
-PLAYS = {"prctl": ["c:confined"]}
+PLAYS = {"prctl": ["c:confined"], "seccomp": ["c:confined"]}
 # Several plays in one.
-TOGETHER = {name: "pread" for name in NOT_HOOKED if "pread" in name or "pwrite" in name}
+TOGETHER = {**{name: "pread" for name in NOT_HOOKED if "pread" in name or "pwrite" in name},
+            **dict.fromkeys(("fgets", "fprintf", "fflush", "fclose"), "fdopen")}
 # With a companion an end that the program does not tell is noticed all the same: these play where there is none, as the first
 # process of a PID namespace.
 ALONE = {"exit", "_exit", "_Exit", "quick_exit"}
@@ -75,6 +80,7 @@ class Library:
         sections = [read("IIQQQQIIQQ", table + n * size) for n in range(count)]
         symbols = next(s for s in sections if s[1] == 11)
         names = sections[symbols[6]][4]
+        self.dynamic = next((s[4], s[4] + s[5]) for s in sections if s[1] == 6)
         self.defined, self.references = {}, {}
         for n, at in enumerate(range(symbols[4], symbols[4] + symbols[5], 24)):
             name, info, _, section, value, _ = read("IBBHQQ", at)
@@ -86,6 +92,13 @@ class Library:
                 _, info, addend = read("QQq", at)
                 if info & 0xffffffff in self.symbolic:
                     self.references.setdefault(info >> 32, []).append((at, addend))
+
+    def without_end(self):
+        """The library's bytes, without the functions for its end: DT_FINI_ARRAYSZ is zero."""
+        changed = bytearray(self.bytes)
+        tag = next(at for at in range(*self.dynamic, 16) if struct.unpack_from("<q", changed, at) == (28,))
+        struct.pack_into("<Q", changed, tag + 8, 0)
+        return bytes(changed)
 
     def without(self, name, everywhere=False):
         """The library's bytes, as if it did not define `name`. `everywhere`: what it calls by that name is libc's, too."""
@@ -178,10 +191,14 @@ def mutants(wanted=lambda name: True, numbers=True):
             how = " ".join(program).replace("c:", "") + (", alone" if alone else "")
             if why := notice(program, alone, None):
                 raise Failed(f"{how}: differs with every door in its place: {why}")
-            if name not in library.defined:
+            if name == "exit":
+                changed = library.without_end()
+            elif name in library.defined:
+                changed = library.without(name, everywhere)
+            else:
                 yield name, how, "not hooked", NOT_HOOKED.get(name, "")
                 continue
-            Path(file).write_bytes(library.without(name, everywhere))
+            Path(file).write_bytes(changed)
             os.chmod(file, 0o755)
             why = notice(program, alone, file)
             yield name, how, "red" if why else "same" if name in SAME else "ALIVE", why or SAME.get(name, "")
