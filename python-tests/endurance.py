@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import net
-from companion import children, eventually, inside, only_ours
+from companion import children, companions, eventually, inside, only_ours
 from harness import Failed, Side, Skipped, Test, stage
 from lives import PAGE, Visitors, as_before, at_rest, many_ports, nginx
 
@@ -217,6 +217,9 @@ def soak(seconds, tell=lambda line: None):
             server.wait_for_port(ways[name][0])
         pids = {name: server.process.pid for name, server in servers.items()}
         before = {name: (at_rest(line, pid), descriptors(pid)) for name, pid in pids.items()}
+        # Guards are theirs.
+        helpers = lambda: [descriptors(pid) for pid in sorted(companions(line.server))]
+        guards = helpers()
         churns = {name: Churn(line, *way) for name, way in ways.items()}
         sizes = []
         begin = time.monotonic()
@@ -237,6 +240,7 @@ def soak(seconds, tell=lambda line: None):
             raise Failed(f"{len(errors)} errors: " + "; ".join(errors[:5]))
         for name, pid in pids.items():
             flat(line, name, pid, before[name], [size[name] for size in sizes], seconds)
+        eventually(f"the companions have {guards} descriptors as before", lambda: helpers() == guards, 70)
         for server in servers.values():
             server.stop(20)
         only_ours(line.server)
