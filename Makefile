@@ -1,6 +1,6 @@
 # Targets for people; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test oracle queues apps mutants lint bench check clean tools
+.PHONY: help build demo test oracle queues apps mutants doors soak lint bench check clean tools
 
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -32,6 +32,12 @@ apps: build ## the tests with the long ones: 1 GiB, 50,000 requests, every serve
 
 mutants: build ## breaks bind, listen, accept and connect on purpose, and tells whether the tests notice
 	python3 python-tests/mutants.py
+
+doors: build ## takes each function of libc that is overridden out of the library, and tells whether the tests notice
+	python3 python-tests/doors.py
+
+soak: build ## redis, nginx and a Python server under connections that come and go; SECONDS=3600
+	python3 python-tests/endurance.py $(SECONDS)
 
 lint: tools ## formatting, clippy and rustdoc, warnings are errors
 	$(CARGO) fmt --all --check

@@ -37,6 +37,7 @@ CASES = [
     c("signals", "cancel"),
     c("files"),
     c("doors"),
+    c("entries"),
     c("options"),
     c("fastopen", sysctls={"net.ipv4.tcp_fastopen": 3}),
     c("fastopen", "off", sysctls={"net.ipv4.tcp_fastopen": 2}),

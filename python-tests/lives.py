@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import net
 from companion import Load, children, companions, connection, echo, echo_server, eventually, inside, only_ours
-from harness import Failed, Side, Test, stage
+from harness import Failed, Side, Skipped, Test, stage
 
 ENDS = {"return": "return", "exit": "exit", "_exit": "_exit", "abort": signal.SIGABRT, "SIGTERM": signal.SIGTERM,
         "SIGKILL": signal.SIGKILL}
@@ -136,9 +137,9 @@ def leftovers():
         return f"{n + 1} ends, {resting} companions at rest after the last; nothing after {time.monotonic() - begin:.0f} s"
 
 
-def shown(line):
+def shown(line, pid=None):
     """The sockets of the family, by state."""
-    text = line.server.output(stage().tcpreload, "ss", "-a", "--json")
+    text = line.server.output(stage().tcpreload, "ss", "-a", "--json", *(["--pid", pid] if pid else []))
     states = {}
     for s in json.loads(text):
         if s.get("stack", "tcpreload") == "tcpreload":
@@ -196,70 +197,153 @@ http {{
 """
 
 
-def killed_nginx(seconds):
-    """The same with nginx, whose master starts other workers."""
-    place = stage().path / f"nginx-{os.getpid()}-{threading.get_ident()}"
-    place.mkdir(exist_ok=True)
-    place.chmod(0o777)
-    content = random.Random(7).randbytes(30000)
-    (place / "page").write_bytes(content)
+class Visitors:
+    """Requests for a page, on connections that come and go, until told to stop. The page is known: no byte of it may be wrong."""
+
+    def __init__(self, line, path, page, requests, threads=4):
+        self.line, self.page, self.requests, self.stopping = line, page, requests, False
+        self.request = f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        self.good, self.bad, self.wrong = 0, [], []
+        self.threads = [threading.Thread(target=self.run) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
+
+    def visit(self, c):
+        c.sendall(self.request)
+        answer, whole = b"", None
+        while whole is None or len(answer) < whole:
+            part = c.recv(1 << 20)
+            if not part:
+                raise ConnectionResetError("the end")
+            answer += part
+            if whole is None and b"\r\n\r\n" in answer:
+                whole = answer.index(b"\r\n\r\n") + 4 + len(self.page)
+        if answer[whole - len(self.page):] != self.page or b" 200 OK\r\n" not in answer[:20]:
+            self.wrong.append("not the page")
+        self.good += 1
+
+    def run(self):
+        while not self.stopping:
+            try:
+                with connection(self.line, 5) as c:
+                    for _ in range(self.requests):
+                        self.visit(c)
+            except TimeoutError:
+                self.wrong.append("neither served nor ended")
+            except OSError as why:
+                self.bad.append(str(why))
+                time.sleep(0.01)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stopping = True
+        for thread in self.threads:
+            thread.join()
+
+
+PAGE = random.Random(7).randbytes(30000)
+APPLICATION = """
+page = open({page!r}, "rb").read()
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Length", str(len(page)))])
+    return [page]
+"""
+
+
+def nginx(line, shim=True):
+    """Four workers that serve PAGE as /page."""
+    place = fresh_place("nginx")
+    (place / "page").write_bytes(PAGE)
     (place / "conf").write_text(NGINX.format(dir=place, user="user root;"))
+    server = Side(line.server, ["nginx", "-c", place / "conf"], shim)
+    server.wait_for_port(7000)
+    eventually("workers", lambda: len(children(server.process.pid)) == 4)
+    return server
+
+
+def gunicorn(line, shim=True):
+    """The same; a connection for each request."""
+    if not shutil.which("gunicorn"):
+        raise Skipped("not installed: gunicorn")
+    place = fresh_place("gunicorn")
+    (place / "page").write_bytes(PAGE)
+    (place / "app.py").write_text(APPLICATION.format(page=str(place / "page")))
+    at = f"[::]:7000" if net.family() == "6" else "0.0.0.0:7000"
+    server = Side(line.server, ["gunicorn", "--chdir", place, "--log-level", "critical", "-w", 4, "-b", at, "--backlog", 1024,
+                                "app:application"], shim, log=stage().file("log"))
+    server.wait_for_port(7000)
+    eventually("workers", lambda: len(children(server.process.pid)) == 4)
+    # Each has said that it is there when it waits.
+    time.sleep(1)
+    return server
+
+
+def fresh_place(name):
+    place = stage().path / f"{name}-{os.getpid()}-{next(stage().numbers)}"
+    place.mkdir()
+    place.chmod(0o777)
+    return place
+
+
+def usage(line, pid):
+    """What of the arena is in use, TIME-WAIT aside."""
+    text = line.server.output(stage().tcpreload, "ss", "--summary", "--json", "--pid", pid)
+    used = json.loads(text)[0]["usage"]
+    resting = shown(line, pid).get("TIME-WAIT", 0)
+    return {**used, "connections": used["connections"] - resting, "timers": used["timers"] - resting}
+
+
+# What changes from one moment to the next: who sleeps at the moment, and for what.
+OF_THE_MOMENT = ("waiters", "wait_links")
+
+
+def at_rest(line, pid):
+    return {name: n for name, n in usage(line, pid).items() if name not in OF_THE_MOMENT}
+
+
+def as_before(line, pid, before, seconds=15):
+    """What was in use is in use again, and no more."""
+    deadline = time.monotonic() + seconds
+    while (now := at_rest(line, pid)) != before:
+        if time.monotonic() > deadline:
+            raise Failed(f"in use before: {before}; afterwards: {now}; {shown(line, pid)}")
+        time.sleep(0.1)
+    return ", ".join(f"{n} {name}" for name, n in now.items() if n)
+
+
+def killed_server(start, requests, seconds):
+    """A worker of a server is killed every 200 ms, and its master starts another: the others go on, no byte is wrong, nobody
+    waits in vain, and of the arena is in use what was before."""
     with net.Line() as line:
         many_ports(line)
-        server = Side(line.server, ["nginx", "-c", place / "conf"], True)
-        server.wait_for_port(7000)
-        workers = lambda: children(server.process.pid)
-        eventually("workers", lambda: len(workers()) == 4)
-        good, bad, wrong, stopping = [0], [0], [], False
-
-        def visit():
-            while not stopping:
-                try:
-                    with connection(line, 5) as c:
-                        for _ in range(10):
-                            c.sendall(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n")
-                            answer = b""
-                            while b"\r\n\r\n" not in answer or len(answer.split(b"\r\n\r\n", 1)[1]) < len(content):
-                                part = c.recv(1 << 20)
-                                if not part:
-                                    raise ConnectionResetError("the end")
-                                answer += part
-                            if answer.split(b"\r\n\r\n", 1)[1] != content:
-                                wrong.append("not the page")
-                            good[0] += 1
-                except TimeoutError:
-                    wrong.append("neither served nor ended")
-                except OSError:
-                    bad[0] += 1
-                    time.sleep(0.01)
-
-        visitors = [threading.Thread(target=visit) for _ in range(4)]
-        for v in visitors:
-            v.start()
+        server = start(line)
+        pid = server.process.pid
+        workers = lambda: children(pid)
+        before = at_rest(line, pid)
         kills, gaps = 0, []
-        try:
+        with Visitors(line, "/page", PAGE, requests) as visitors:
             end = time.monotonic() + seconds
-            while time.monotonic() < end and not wrong:
+            while time.monotonic() < end and not visitors.wrong:
                 time.sleep(0.2)
                 pids = workers()
                 if pids:
-                    seen, begin = good[0], time.monotonic()
+                    seen, begin = visitors.good, time.monotonic()
                     os.kill(random.choice(pids), signal.SIGKILL)
                     kills += 1
-                    eventually("pages after a death", lambda: good[0] > seen + 4, 5)
+                    eventually("pages after a death", lambda: visitors.good > seen + 4, 5)
                     gaps.append(time.monotonic() - begin)
-        finally:
-            stopping = True
-            for v in visitors:
-                v.join()
-        if wrong:
-            raise Failed(f"{len(wrong)} times: {wrong[0]}")
+        if visitors.wrong:
+            raise Failed(f"{len(visitors.wrong)} times: {visitors.wrong[0]}")
+        eventually("four workers", lambda: len(workers()) == 4)
         eventually("nothing but the listener", lambda: not set(shown(line)) - {"LISTEN", "TIME-WAIT"}, 10)
-        states = shown(line)
+        left = as_before(line, pid, before)
         server.kill(signal.SIGTERM)
         server.process.communicate(timeout=20)
         only_ours(line.server)
-        return f"{kills} killed, {good[0]} pages, {bad[0]} connections failed; {states}; after {max(gaps) * 1000:.0f} ms at most"
+        return (f"{kills} killed, {visitors.good} pages, {len(visitors.bad)} connections failed; as before: {left}; "
+                f"after {max(gaps) * 1000:.0f} ms at most")
 
 
 def tests(full=False):
@@ -271,7 +355,9 @@ def tests(full=False):
         Test("killed workers", "tcpreload", lambda: killed_workers(4)),
         Test("killed workers, a minute", "tcpreload", lambda: killed_workers(60), slow=True),
         Test("killed workers", "tcpreload IPv6", lambda: net.in_family("6", lambda: killed_workers(4)), slow=True),
-        Test("killed workers of nginx", "tcpreload", lambda: killed_nginx(4)),
-        Test("killed workers of nginx, a minute", "tcpreload", lambda: killed_nginx(60), slow=True),
+        Test("killed workers of nginx", "tcpreload", lambda: killed_server(nginx, 10, 4)),
+        Test("killed workers of nginx, half a minute", "tcpreload", lambda: killed_server(nginx, 10, 30), slow=True),
+        Test("killed workers of gunicorn", "tcpreload", lambda: killed_server(gunicorn, 1, 4)),
+        Test("killed workers of gunicorn, half a minute", "tcpreload", lambda: killed_server(gunicorn, 1, 30), slow=True),
     ]
     return some

@@ -23,7 +23,7 @@ from harness import RELEASE, Report, stage
 
 def all_tests(arguments):
     tests = [test for case in cases.CASES for test in case.tests()]
-    for name in ("scenarios", "companion", "lives", "queues", "segments", "apps", "programs", "cpython"):
+    for name in ("scenarios", "companion", "doors", "lives", "endurance", "queues", "segments", "apps", "programs", "cpython"):
         try:
             module = __import__(name)
         except ModuleNotFoundError:

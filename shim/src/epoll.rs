@@ -5,6 +5,7 @@
 //! asked only when something of the kernel's was ever added.
 
 use crate::abi;
+use crate::calls::descriptors;
 use crate::cancel::CANCELED;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
@@ -38,7 +39,7 @@ pub fn note_created(epfd: RawFd) {
     if let Some(flag) = HAS_KERNEL.get(epfd as usize) {
         flag.store(0, Ordering::Relaxed);
     }
-    fdtable::set_foreign(epfd);
+    descriptors::handed_out(epfd);
     CREATED.fetch_max(epfd, Ordering::Relaxed);
     wait_set(epfd);
 }

@@ -110,8 +110,8 @@ impl Stack {
         self.sets.get(id).map_or(0, |s| s.refs.count())
     }
 
-    /// Chunks, connections, sockets, ports and waiters in use: what must be flat over hours.
-    pub fn usage(&self) -> [(&'static str, usize); 7] {
+    /// What is in use of each table: what must be flat over hours.
+    pub fn usage(&self) -> [(&'static str, usize); 11] {
         [
             ("chunks", self.pool.used()),
             ("connections", self.conns.len()),
@@ -120,6 +120,10 @@ impl Stack {
             ("ports", self.ports.len()),
             ("waiters", self.waiters.len()),
             ("timers", self.wheel.len()),
+            ("epoll_sets", self.sets.len()),
+            ("epoll_items", self.items.len()),
+            ("wait_links", self.links.len()),
+            ("holds", self.holds.len()),
         ]
     }
 

@@ -191,18 +191,7 @@ fn a_connection_from_birth_to_time_wait() {
     n.pass(61_000);
     assert!(n.a.stack.snapshot().is_empty());
     n.a.sweep();
-    assert_eq!(
-        n.a.stack.usage(),
-        [
-            ("chunks", 0),
-            ("connections", 0),
-            ("sockets", 0),
-            ("requests", 0),
-            ("ports", 0),
-            ("waiters", 0),
-            ("timers", 0)
-        ]
-    );
+    assert_eq!(n.a.stack.usage().iter().map(|u| u.1).sum::<usize>(), 0, "{:?}", n.a.stack.usage());
     n.b.stack.release(now, l);
     n.b.sweep();
     assert_eq!(n.b.stack.usage().iter().map(|u| u.1).sum::<usize>(), 0);

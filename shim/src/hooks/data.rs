@@ -6,7 +6,9 @@ use crate::errno::{self, Errno};
 use crate::fdtable;
 use crate::hooks::bare::bare;
 use crate::passing;
+use crate::runtime::Runtime;
 use core::ffi::{c_int, c_uint, c_void};
+use engine::stack::SockId;
 use libc::{iovec, mmsghdr, msghdr, off_t, size_t, sockaddr, socklen_t, ssize_t, timespec};
 use redhook::{hook, real};
 
@@ -74,17 +76,26 @@ hook! {
 hook! {
     unsafe fn recvfrom(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int, addr: *mut sockaddr, addr_len: *mut socklen_t) -> ssize_t => tcpreload_recvfrom {
         match fdtable::socket(fd) {
-            Some((rt, id)) => errno::size(|| {
-                let n = data::recv(rt, id, Cursor::buffer(buf, len), flags)?;
-                // TCP gives no address: its length is zero.
-                if !addr.is_null() && !addr_len.is_null() {
-                    crate::abi::write(addr_len, 0)?;
-                }
-                Ok(n)
-            }),
+            Some((rt, id)) => errno::size(|| receive_from(rt, id, Cursor::buffer(buf, len), flags, addr, addr_len)),
             None => unsafe { real!(recvfrom)(fd, buf, len, flags, addr, addr_len) },
         }
     }
+}
+
+fn receive_from(
+    rt: &'static Runtime,
+    id: SockId,
+    into: Cursor,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> errno::Outcome<usize> {
+    let n = data::recv(rt, id, into, flags)?;
+    // TCP gives no address: its length is zero.
+    if !addr.is_null() && !addr_len.is_null() {
+        crate::abi::write(addr_len, 0)?;
+    }
+    Ok(n)
 }
 
 // _FORTIFY_SOURCE: the compiler has made these of the calls above; the extra argument is the buffer's size.
@@ -109,7 +120,7 @@ hook! {
 hook! {
     unsafe fn __recvfrom_chk(fd: c_int, buf: *mut c_void, len: size_t, size: size_t, flags: c_int, addr: *mut sockaddr, addr_len: *mut socklen_t) -> ssize_t => tcpreload_reserved_recvfrom_chk {
         match fdtable::socket(fd) {
-            Some((rt, id)) if len <= size => errno::size(|| data::recv(rt, id, Cursor::buffer(buf, len), flags)),
+            Some((rt, id)) if len <= size => errno::size(|| receive_from(rt, id, Cursor::buffer(buf, len), flags, addr, addr_len)),
             _ => unsafe { real!(__recvfrom_chk)(fd, buf, len, size, flags, addr, addr_len) },
         }
     }

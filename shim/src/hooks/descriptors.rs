@@ -59,10 +59,19 @@ hook! {
     unsafe fn dup(fd: c_int) -> c_int => tcpreload_dup {
         let new = unsafe { real!(dup)(fd) };
         if new >= 0 {
-            calls::duplicated(fd, new);
+            duplicated(fd, new);
         }
         new
     }
+}
+
+/// `new` is one more descriptor of `fd`; what the table still says of the number was replaced, or closed unseen.
+fn duplicated(fd: c_int, new: c_int) {
+    let _ = errno::run(|| {
+        calls::forget(new);
+        calls::duplicated(fd, new);
+        Ok(())
+    });
 }
 
 macro_rules! dup2_door {
@@ -75,7 +84,7 @@ macro_rules! dup2_door {
                 }
                 let made = unsafe { real!($name)(fd, new) };
                 if made >= 0 && fd != new {
-                    let _ = errno::run(|| { calls::forget(new); calls::duplicated(fd, new); Ok(()) });
+                    duplicated(fd, new);
                 }
                 made
             }
@@ -94,7 +103,7 @@ hook! {
         }
         let made = unsafe { real!(dup3)(fd, new, flags) };
         if made >= 0 {
-            let _ = errno::run(|| { calls::forget(new); calls::duplicated(fd, new); Ok(()) });
+            duplicated(fd, new);
         }
         made
     }
@@ -110,7 +119,7 @@ macro_rules! fcntl_door {
                     return result;
                 }
                 match command {
-                    libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => calls::duplicated(fd, result),
+                    libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicated(fd, result),
                     libc::F_SETFL => {
                         if let Some((rt, id)) = fdtable::socket(fd) {
                             let on = arg as c_int & libc::O_NONBLOCK != 0;

@@ -46,6 +46,35 @@ number_door!(inotify_init, tcpreload_inotify_init, ());
 number_door!(inotify_init1, tcpreload_inotify_init1, (flags: c_int));
 number_door!(memfd_create, tcpreload_memfd_create, (name: *const c_char, flags: c_uint));
 
+number_door!(mkstemp, tcpreload_mkstemp, (path: *mut c_char));
+number_door!(mkstemp64, tcpreload_mkstemp64, (path: *mut c_char));
+number_door!(mkostemp, tcpreload_mkostemp, (path: *mut c_char, flags: c_int));
+number_door!(mkostemp64, tcpreload_mkostemp64, (path: *mut c_char, flags: c_int));
+number_door!(shm_open, tcpreload_shm_open, (name: *const c_char, flags: c_int, mode: c_uint));
+number_door!(posix_openpt, tcpreload_posix_openpt, (flags: c_int));
+number_door!(pidfd_open, tcpreload_pidfd_open, (pid: libc::pid_t, flags: c_uint));
+
+/// Functions that open a file inside of libc and return what stands for it.
+macro_rules! stream_door {
+    ($name:ident, $hook:ident, ($($arg:ident),*) -> $stream:ty, $number:path) => {
+        hook! {
+            unsafe fn $name($($arg: *const c_char),*) -> *mut $stream => $hook {
+                unsafe {
+                    let stream = real!($name)($($arg),*);
+                    if !stream.is_null() && crate::runtime::attached().is_some() {
+                        handed_out($number(stream));
+                    }
+                    stream
+                }
+            }
+        }
+    };
+}
+
+stream_door!(fopen, tcpreload_fopen, (path, mode) -> libc::FILE, libc::fileno);
+stream_door!(fopen64, tcpreload_fopen64, (path, mode) -> libc::FILE, libc::fileno);
+stream_door!(opendir, tcpreload_opendir, (path) -> libc::DIR, libc::dirfd);
+
 /// Functions that fill an array of two numbers, which libc has checked by then.
 unsafe fn both_handed_out(result: c_int, fds: *const c_int) {
     if result == 0 {

@@ -38,6 +38,10 @@ pub struct Options {
     #[arg(short, long)]
     info: bool,
 
+    /// How much of each table is in use, for each stack
+    #[arg(short, long)]
+    summary: bool,
+
     /// No header line
     #[arg(short = 'H', long)]
     no_header: bool,
@@ -57,6 +61,9 @@ pub fn run(options: Options) -> ExitCode {
     if options.pid.is_some() && found.families.is_empty() && found.strangers.is_empty() {
         return found.no_stack(options.pid);
     }
+    if options.summary {
+        return crate::print(&summary(&found.families, options.json));
+    }
     let mut rows = Vec::new();
     for family in &found.families {
         rows.extend(family_rows(family));
@@ -67,6 +74,24 @@ pub fn run(options: Options) -> ExitCode {
     rows.retain(|row| options.wants(row.state));
     rows.sort_by_key(|row| (row.state != "LISTEN", row.local.port));
     crate::print(&if options.json { as_json(&rows) } else { as_table(&rows, &options) })
+}
+
+/// A line, or an object, for each stack.
+fn summary(families: &[Family], as_json: bool) -> String {
+    let mut text = String::new();
+    let mut objects = Vec::new();
+    for family in families {
+        let usage = family.inspector.look(|stack| stack.usage());
+        let pids: Vec<i32> = family.processes.iter().map(|process| process.pid).collect();
+        let names: BTreeSet<&str> = family.processes.iter().map(|process| process.name.as_str()).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let numbers: Vec<String> = usage.iter().map(|(name, used)| format!("{name} {used}")).collect();
+        text += &format!("{}, {} processes: {}\n", names.join(" "), pids.len(), numbers.join(", "));
+        let usage: serde_json::Map<String, Value> =
+            usage.iter().map(|&(name, used)| (name.to_string(), used.into())).collect();
+        objects.push(json!({"processes": pids, "usage": usage}));
+    }
+    if as_json { format!("{}\n", Value::Array(objects)) } else { text }
 }
 
 impl Options {
