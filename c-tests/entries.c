@@ -236,7 +236,10 @@ ENTRY(setsockopt) {
 }
 
 ENTRY(sockatmark) {
-    struct pair p = filled(1);
+    struct pair p = pair();
+    SAY("sockatmark", sockatmark(p.s));
+    MUST(send(p.c, "u", 1, MSG_OOB));
+    ready(p.s, POLLPRI, 1000);
     SAY("sockatmark", sockatmark(p.s));
     unpair(p);
 }

@@ -48,10 +48,6 @@ NOT_HOOKED = {
     "seccomp": "libc has no such function; syscall(2) knows its number",
     "setuid": "what the engine needs was opened before",
 }
-# Doors that can be taken out without a difference, and why.
-SAME = {
-    "sockatmark": "there is no mark, and the kernel's socket has none either",
-}
 # Which program plays a door: entries, if nothing else is said here.
 PLAYS = {"prctl": ["c:confined"], "seccomp": ["c:confined"]}
 # Several plays in one.
@@ -121,7 +117,7 @@ def check_list():
     wrong = [f"{name}: not exported, and no reason" for name in sorted(names - exported - NOT_HOOKED.keys())]
     wrong += [f"{name}: exported all the same" for name in sorted(exported & NOT_HOOKED.keys())]
     wrong += [f"{name}: exported, and in no list" for name in sorted(exported - names)]
-    wrong += [f"{name}: in no list" for name in sorted((NOT_HOOKED.keys() | SAME.keys() | set(BY_NUMBER)) - names)]
+    wrong += [f"{name}: in no list" for name in sorted((NOT_HOOKED.keys() | set(BY_NUMBER)) - names)]
     text = (ROOT / "c-tests/entries.c").read_text()
     for name in sorted(names):
         if name not in PLAYS and not any(re.search(rf"^{macro}\({TOGETHER.get(name, name)}\b", text, re.M)
@@ -201,7 +197,7 @@ def mutants(wanted=lambda name: True, numbers=True):
             Path(file).write_bytes(changed)
             os.chmod(file, 0o755)
             why = notice(program, alone, file)
-            yield name, how, "red" if why else "same" if name in SAME else "ALIVE", why or SAME.get(name, "")
+            yield name, how, "red" if why else "ALIVE", why
 
 
 def taken_out(wanted=lambda name: True, numbers=True, show=lambda line: None):
