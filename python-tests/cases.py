@@ -41,6 +41,8 @@ CASES = [
     c("options"),
     c("fastopen", sysctls={"net.ipv4.tcp_fastopen": 3}),
     c("fastopen", "off", sysctls={"net.ipv4.tcp_fastopen": 2}),
+    c("zerocopy", sysctls={"net.ipv4.tcp_fastopen": 3}),
+    c("zerocopy", "few", private={"net.core.optmem_max": 1407}),
     c("files", "stdio"),
     c("files", "exec", timeout=6),
     c("addresses"),

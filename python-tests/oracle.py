@@ -21,12 +21,14 @@ MODES = {
 
 class Case:
     def __init__(self, name, alone=None, server=None, client=None, links=None, modes=tuple(MODES), privileges=("root",),
-                 sysctls=None, timeout=40, port=None, stops=False, known=None,
+                 sysctls=None, timeout=40, port=None, stops=False, known=None, private=None,
                  opens=("server", "client"), slow=False, not_in=None):
         self.name, self.alone, self.server, self.client = name, alone, server, client
         self.links = links or (("lo",) if alone else ("lo", "veth"))
         self.modes, self.privileges, self.sysctls = modes, privileges, sysctls or {}
         self.timeout, self.port, self.stops, self.opens, self.slow = timeout, port, stops, opens, slow
+        # Sysctls that the engine's own sockets could not live with: the kernel is told, or the program alone.
+        self.private = private or {}
         # Families in which it makes no sense, and why.
         self.known, self.not_in = known, not_in or {}
         self.oracles, self.lock = {}, threading.Lock()
@@ -71,7 +73,9 @@ class Case:
         environment = {"FAMILY": family}
         with net.LINKS[link]() as line:
             for namespace in {line.server, line.client}:
-                namespace.sysctl(self.sysctls)
+                namespace.sysctl(self.sysctls if any(stacks) else self.sysctls | self.private)
+            if any(stacks) and self.private:
+                environment["TCPRELOAD_SYSCTL"] = ",".join(f"{name}={value}" for name, value in self.private.items())
             if self.alone:
                 side = Side(line.server, stage().command(self.alone), stacks[0], privilege, environment=environment)
                 sides = [(side, self.opens)]

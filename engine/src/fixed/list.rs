@@ -79,6 +79,10 @@ impl<T: Linked<Tag>, Tag> List<T, Tag> {
         self.head
     }
 
+    pub fn back(&self) -> Option<Id<T>> {
+        self.tail
+    }
+
     pub fn next<const D: usize>(&self, table: &Table<T, D>, id: Id<T>) -> Option<Id<T>> {
         table.get(id).and_then(|t| t.links().next)
     }

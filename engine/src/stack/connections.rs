@@ -221,6 +221,9 @@ impl Stack {
                 what = what | Ready::OUT;
             }
         }
+        if conn.notes_wait && self.notes_acknowledged(id) {
+            what = what | Ready::ERR;
+        }
         if let Some(reply) = outcome.reply {
             self.queue_reply(&tuple, path, &reply);
         }
@@ -242,6 +245,7 @@ impl Stack {
 
     /// The connection is CLOSED: its socket keeps it, for what is unread and for the error; without one it is forgotten.
     pub(super) fn conn_ended(&mut self, id: ConnId) {
+        self.notes_given_up(id);
         self.unindex_conn(id);
         let Some(conn) = self.conns.get_mut(id) else { return };
         if let Some(s) = conn.socket.and_then(|s| self.sockets.get_mut(s)) {

@@ -18,6 +18,7 @@
 //! | `holds` | which process holds what, and what its end closes |
 //! | `ready` | readiness as poll(2) sees it, and sleeping threads |
 //! | `epoll` | epoll sets |
+//! | `notes` | error queues: what has become of MSG_ZEROCOPY |
 //! | `transmit` | from a connection's next segment to a packet |
 //! | `options` | socket options |
 //! | `repair` | after a death inside of the lock |
@@ -32,6 +33,7 @@ mod holds;
 mod icmp;
 mod inspect;
 mod listen;
+mod notes;
 pub mod options;
 mod ports;
 mod ready;
@@ -48,6 +50,7 @@ pub use epoll::{EpollEvent, EpollId, EpollItem, EpollOp, EpollSet};
 pub use holds::{COMPANION, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
+pub use notes::{Completed, ZeroCopy};
 pub use options::SocketOptions;
 pub use ports::{Port, PortId, PortKind};
 pub use ready::{Ready, WaitLink, Waiter, WaiterId, Wake, WakeKind};
@@ -57,6 +60,7 @@ pub use view::{ArenaState, Stack};
 
 use self::fastopen::FastQueue;
 use self::holds::Refs;
+use self::notes::Notes;
 use crate::fixed::hash::Chained;
 use crate::fixed::list::{Linked, Links, List};
 use crate::fixed::{Id, TimerId};
@@ -112,6 +116,7 @@ pub struct Socket {
     fast: FastQueue,
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, epoll::OnSocket>,
+    notes: Notes,
     cookie_chain: Option<SockId>,
     port_chain: Option<SockId>,
 }
@@ -147,7 +152,9 @@ pub struct Conn {
     reuse_addr: bool,
     /// Segments with a smaller TTL are dropped (IP_MINTTL).
     min_ttl: u8,
-    _pad: [u8; 2],
+    /// Notifications of its socket's wait for acknowledgments.
+    notes_wait: bool,
+    _pad: [u8; 1],
     /// Its flow label in IPv6.
     flow: u32,
 }

@@ -25,6 +25,7 @@ pub struct SocketOptions {
     pub linger_on: bool,
     pub freebind: bool,
     pub tcp_inq: bool,
+    pub zerocopy: bool,
     /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN_NO_COOKIE.
     pub fastopen_connect: bool,
     pub fastopen_no_cookie: bool,
@@ -104,6 +105,7 @@ pub enum SockOpt {
     MinHops,
     AutoFlow,
     Freebind,
+    ZeroCopy,
     NoDelay,
     Cork,
     MaxSeg,
@@ -188,6 +190,7 @@ impl Stack {
             SockOpt::MinHops => o.min_hops = in_range(0, 255)? as u8,
             SockOpt::AutoFlow => o.auto_flow = 1 + u8::from(on),
             SockOpt::Freebind => o.freebind = on,
+            SockOpt::ZeroCopy => o.zerocopy = in_range(0, 1)? != 0,
             SockOpt::NoDelay => o.tcp.nodelay = on,
             SockOpt::Cork => o.tcp.cork = on,
             SockOpt::MaxSeg => o.tcp.maxseg = if value == 0 { 0 } else { in_range(88, 32_767)? as u32 },
@@ -314,6 +317,7 @@ impl Stack {
                 set => (set == 2).into(),
             },
             SockOpt::Freebind => o.freebind.into(),
+            SockOpt::ZeroCopy => o.zerocopy.into(),
             SockOpt::NoDelay => o.tcp.nodelay.into(),
             SockOpt::Cork => o.tcp.cork.into(),
             // Before a connection: what the user set, or the default MSS; after: the one in use.

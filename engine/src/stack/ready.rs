@@ -142,7 +142,7 @@ impl Stack {
         if s.phase == SocketPhase::Listening {
             return if s.accept_queue.is_empty() { Ready::NONE } else { Ready::IN };
         }
-        let err = if s.error != 0 { Ready::ERR } else { Ready::NONE };
+        let err = if s.error != 0 || s.notes.any_queued() { Ready::ERR } else { Ready::NONE };
         let Some(conn) = s.conn.and_then(|c| self.conns.get_mut(c)) else {
             // Never connected: closed, yet writable as far as tcp_poll can tell.
             let shut = match s.shut {

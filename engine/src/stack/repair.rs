@@ -30,9 +30,11 @@ impl Stack {
         self.sets.repair();
         self.items.repair();
         self.holds.repair();
+        self.notes.repair();
         self.wheel.repair();
         self.rebuild_connections();
         self.rebuild_readiness();
+        self.rebuild_notes();
         let owned: Vec<_> = self.conns.iter().flat_map(|(_, c)| c.tcb.owned_chunks(&self.pool)).collect();
         self.pool.repair(owned.into_iter());
         self.rebuild_ports();

@@ -2,6 +2,7 @@
 
 use super::connections::{Before, env, path_mss};
 use super::holds::Held;
+use super::notes::ZeroCopy;
 use super::time_wait::Vacancy;
 use super::{ConnId, SockId, Socket, SocketPhase, Stack};
 use crate::stack::ready::Ready;
@@ -30,6 +31,7 @@ pub struct SendFlags {
     pub more: bool,
     /// MSG_OOB: the last byte is urgent.
     pub urgent: bool,
+    pub zerocopy: ZeroCopy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -102,6 +104,7 @@ impl Stack {
             self.stop_listening(now, id);
         }
         self.forget_readiness(id);
+        self.drop_notes(id);
         let s = &self.sockets[id];
         let (conn, port, reuse) = (s.conn, s.port, s.options.reuse_addr);
         let linger_zero = s.options.linger_on && s.options.linger_s == 0;
@@ -261,6 +264,7 @@ impl Stack {
 
     /// The connection of a socket that is disconnected. TIME-WAIT goes on without it.
     fn abandon(&mut self, now: Instant, id: SockId, conn_id: ConnId) {
+        self.notes_given_up(conn_id);
         let core = &mut *self.core;
         let Some(conn) = self.conns.get_mut(conn_id) else { return };
         conn.socket = None;
@@ -414,6 +418,7 @@ impl Stack {
             state if !state.may_send() => return Err(Error::BrokenPipe),
             _ => {}
         }
+        let start = conn.tcb.written_end();
         let mut env = env!(self, core, now);
         let mut done = 0;
         let mut full = false;
@@ -431,6 +436,9 @@ impl Stack {
         }
         if flags.urgent && done > 0 {
             conn.tcb.mark_urgent();
+        }
+        if done > 0 && flags.zerocopy != ZeroCopy::No {
+            self.note_wrote(id, flags.zerocopy, start);
         }
         let asked = bufs.iter().any(|b| !b.is_empty());
         self.touch(conn_id);

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 
 mod fastopen;
 mod icmp;
+mod notes;
 mod segments;
 mod urgent;
 

@@ -5,6 +5,7 @@ use super::epoll::{EpollItem, EpollSet};
 use super::fastopen::{Pause, Peers};
 use super::holds::{Hold, Holder};
 use super::listen::ByRequest;
+use super::notes::Note;
 use super::ports::{ByNumber, Port};
 use super::ready::{OnWakeList, WaitLink, Waiter};
 use super::transmit::ReplyQueue;
@@ -15,8 +16,8 @@ use crate::fixed::wheel::{Timer, WheelState};
 use crate::fixed::{Index, List, Memory, Pool, Shared, Table, Wheel};
 use crate::tcp::isn::Key;
 use crate::values::limits::{
-    MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_HOLDS, MAX_PORTS, MAX_REQUESTS,
-    MAX_SOCKETS, MAX_TIMERS, MAX_WAIT_LINKS, MAX_WAITERS,
+    MAX_CHUNKS, MAX_CONNECTIONS, MAX_EPOLL_ITEMS, MAX_EPOLL_SETS, MAX_HOLDS, MAX_NOTES, MAX_PORTS,
+    MAX_REQUESTS, MAX_SOCKETS, MAX_TIMERS, MAX_WAIT_LINKS, MAX_WAITERS,
 };
 use crate::values::{Counters, InterfaceTable, PortSet, Sysctls};
 use bytemuck::Zeroable;
@@ -31,6 +32,7 @@ const LINK_DIR: usize = extents_for(MAX_WAIT_LINKS, size_of::<WaitLink>());
 const SET_DIR: usize = extents_for(MAX_EPOLL_SETS, size_of::<EpollSet>());
 const ITEM_DIR: usize = extents_for(MAX_EPOLL_ITEMS, size_of::<EpollItem>());
 const HOLD_DIR: usize = extents_for(MAX_HOLDS, size_of::<Hold>());
+const NOTE_DIR: usize = extents_for(MAX_NOTES, size_of::<Note>());
 const TIMER_DIR: usize = extents_for(MAX_TIMERS, size_of::<Timer>());
 
 pub(super) type Sockets = Table<Socket, SOCKET_DIR>;
@@ -55,6 +57,7 @@ pub struct ArenaState {
     sets: TableState<SET_DIR>,
     items: TableState<ITEM_DIR>,
     holds: TableState<HOLD_DIR>,
+    notes: TableState<NOTE_DIR>,
     core: Core,
 }
 
@@ -102,6 +105,7 @@ pub struct Stack {
     pub(super) sets: Sets,
     pub(super) items: Table<EpollItem, ITEM_DIR>,
     pub(super) holds: Holds,
+    pub(super) notes: Table<Note, NOTE_DIR>,
     pub(super) core: Shared<Core>,
     /// For whom this view counts references.
     pub(super) holder: Holder,
@@ -133,6 +137,7 @@ impl Stack {
             sets: Table::new(piece!(sets), memory, MAX_EPOLL_SETS),
             items: Table::new(piece!(items), memory, MAX_EPOLL_ITEMS),
             holds: Table::new(piece!(holds), memory, MAX_HOLDS),
+            notes: Table::new(piece!(notes), memory, MAX_NOTES),
             core: piece!(core),
             holder: super::IN_FLIGHT,
         }

@@ -2,7 +2,7 @@
 
 use super::{Env, Reply, State, Tcb, Urgent};
 use crate::fixed::StreamBuf;
-use crate::values::Counter;
+use crate::values::{Counter, SeqNum};
 
 /// What close(2) of the last descriptor led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +97,11 @@ impl Tcb {
         let n = self.send.write(env.pool, &data[..data.len().min(room)]);
         self.more_coming = more;
         n
+    }
+
+    /// The sequence number behind what was written.
+    pub fn written_end(&self) -> SeqNum {
+        self.snd.base + self.send.len() as u32
     }
 
     /// In-order bytes that wait, an urgent one among them.

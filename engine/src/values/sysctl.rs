@@ -91,6 +91,7 @@ sysctls! {
     somaxconn: 1 = [4096], "net.core.somaxconn", 0 ..= 2147483647, "Upper bound of listen's backlog.";
     rmem_max: 1 = [212_992], "net.core.rmem_max", 1 ..= 2147483647, "Upper bound of SO_RCVBUF, bytes.";
     wmem_max: 1 = [212_992], "net.core.wmem_max", 1 ..= 2147483647, "Upper bound of SO_SNDBUF, bytes.";
+    optmem_max: 1 = [131_072], "net.core.optmem_max", 0 ..= 2147483647, "Bytes of notifications that a socket may have unread.";
     tcp_rmem: 3 = [4096, 131_072, 6_291_456], "net.ipv4.tcp_rmem", 1 ..= 2147483647, "Receive buffer: min, default, max, bytes.";
     tcp_wmem: 3 = [4096, 16_384, 4_194_304], "net.ipv4.tcp_wmem", 1 ..= 2147483647, "Send buffer: min, default, max, bytes.";
     tcp_max_syn_backlog: 1 = [4096], "net.ipv4.tcp_max_syn_backlog", 0 ..= 2147483647, "SYN queue bound without cookies.";

@@ -2,11 +2,12 @@
 
 use crate::abi::{self, Cursor, SockAddr};
 use crate::block;
+use crate::calls::errqueue;
 use crate::calls::socket::{await_connection, reach, waiting_to_receive, waiting_to_send};
 use crate::errno::{Errno, Outcome};
 use crate::round;
 use crate::runtime::{Locked, Runtime};
-use engine::stack::{Ready, RecvFlags, SendFlags, SockId, SocketPhase};
+use engine::stack::{Ready, RecvFlags, SendFlags, SockId, SocketPhase, ZeroCopy};
 use engine::sys;
 use engine::values::Error;
 use std::os::fd::RawFd;
@@ -44,36 +45,43 @@ pub fn send_to(
     to: Option<Destination>,
 ) -> Outcome<usize> {
     let mut fault = None;
-    let how = SendFlags { more: flags & libc::MSG_MORE != 0, urgent: flags & libc::MSG_OOB != 0 };
+    let (more, urgent) = (flags & libc::MSG_MORE != 0, flags & libc::MSG_OOB != 0);
     let mut locked = rt.lock()?;
     // Urgent bytes that left together would be one.
-    if !how.urgent {
+    if !urgent {
         locked.be_patient();
     }
     round::answers();
     let waiting = waiting_to_send(&mut locked, id)?.or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
+    let noted = flags & libc::MSG_ZEROCOPY != 0 && locked.stack().wants_note(id, data.total)?;
+    let zerocopy = if noted { ZeroCopy::Begins(data.total as u64) } else { ZeroCopy::No };
+    let mut how = SendFlags { more, urgent, zerocopy };
     if flags & MSG_FASTOPEN != 0 || locked.stack().is_deferred(id) {
         let begun = locked.stack().fast_open_has_begun(id);
         match fast_open(rt, &mut locked, id, &mut data, to) {
             Ok(()) => {}
             Err(Errno(libc::EINPROGRESS | libc::EALREADY)) if !waiting.nonblocking && !begun => {
                 match await_connection(locked, &waiting) {
-                    Err(Errno(libc::EINPROGRESS)) if data.done > 0 => return Ok(data.done),
+                    Err(Errno(libc::EINPROGRESS)) if data.done > 0 => return sent(rt, id, &data, &how),
                     other => other?,
                 }
                 locked = rt.lock()?;
             }
-            Err(Errno(libc::EINPROGRESS)) if data.done > 0 => return Ok(data.done),
+            Err(Errno(libc::EINPROGRESS)) if data.done > 0 => {
+                drop(locked);
+                return sent(rt, id, &data, &how);
+            }
             Err(errno) => return Err(errno),
         }
     }
-    let result =
-        block::until(locked, &waiting, |l, interrupted| match send_some(l, id, &mut data, how, &mut fault) {
+    let result = block::until(locked, &waiting, |l, interrupted| {
+        match send_some(l, id, &mut data, &mut how, &mut fault) {
             Err(Error::WouldBlock) if interrupted && data.done > 0 => Ok(()),
             other => other,
-        });
+        }
+    });
     if data.done > 0 {
-        return Ok(data.done);
+        return sent(rt, id, &data, &how);
     }
     match (result, fault) {
         (_, Some(errno)) => Err(errno),
@@ -85,6 +93,14 @@ pub fn send_to(
             Err(errno)
         }
     }
+}
+
+/// How much a call has sent. MSG_ZEROCOPY of what went in a SYN has nothing to wait for.
+fn sent(rt: &Runtime, id: SockId, data: &Cursor, how: &SendFlags) -> Outcome<usize> {
+    if matches!(how.zerocopy, ZeroCopy::Begins(_)) {
+        rt.lock()?.stack().note_at_once(id);
+    }
+    Ok(data.done)
 }
 
 /// The first half of a send that connects: MSG_FASTOPEN, or the first write after a connect(2) with TCP_FASTOPEN_CONNECT. The SYN
@@ -163,7 +179,7 @@ fn send_some(
     l: &mut Locked,
     id: SockId,
     data: &mut Cursor,
-    how: SendFlags,
+    how: &mut SendFlags,
     fault: &mut Option<Errno>,
 ) -> Result<(), Error> {
     loop {
@@ -173,7 +189,7 @@ fn send_some(
                 // A call without bytes still tells of errors.
                 if data.total == 0 {
                     let (stack, now) = l.stack_now();
-                    stack.send(now, id, &[], how)?;
+                    stack.send(now, id, &[], *how)?;
                 }
                 return Ok(());
             }
@@ -184,8 +200,11 @@ fn send_some(
         };
         let last = data.done + piece.len() >= data.total;
         let (stack, now) = l.stack_now();
-        let n = stack.send(now, id, &[piece], SendFlags { more: how.more || !last, ..how })?;
+        let n = stack.send(now, id, &[piece], SendFlags { more: how.more || !last, ..*how })?;
         data.advance(n);
+        if how.zerocopy != ZeroCopy::No {
+            how.zerocopy = ZeroCopy::GoesOn;
+        }
     }
 }
 
@@ -203,7 +222,7 @@ pub fn read(rt: &Runtime, id: SockId, data: Cursor) -> Outcome<usize> {
 /// EAGAIN, ENOTCONN, ECONNRESET ..., EFAULT, EINTR, EINVAL (MSG_OOB without urgent data).
 pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<usize> {
     if flags & libc::MSG_ERRQUEUE != 0 {
-        return Err(Errno(libc::EAGAIN));
+        return errqueue::take(rt, id).map(|_| 0);
     }
     if flags & libc::MSG_OOB != 0 {
         return Ok(recv_urgent(rt, id, &mut data, flags)?.unwrap_or(0));
@@ -342,8 +361,13 @@ fn destination_of(fd: RawFd, m: &libc::msghdr) -> Destination {
 pub fn recvmsg(rt: &Runtime, id: SockId, message: *mut libc::msghdr, flags: i32) -> Outcome<usize> {
     let mut m = abi::read(message.cast_const())?;
     let mut data = message_pieces(&m)?;
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        errqueue::receive(rt, id, &mut m, flags)?;
+        abi::write(message, m)?;
+        return Ok(0);
+    }
     m.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
-    let n = if flags & libc::MSG_OOB != 0 && flags & libc::MSG_ERRQUEUE == 0 {
+    let n = if flags & libc::MSG_OOB != 0 {
         let room = data.total;
         let got = recv_urgent(rt, id, &mut data, flags)?;
         if got.is_some() {
@@ -503,7 +527,7 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
         }
         let mut fault = None;
         let sent = block::until(locked, &waiting, |l, _| {
-            send_some(l, id, &mut data, SendFlags::default(), &mut fault)
+            send_some(l, id, &mut data, &mut SendFlags::default(), &mut fault)
         });
         done += data.done;
         match sent {

@@ -3,5 +3,6 @@
 
 pub mod data;
 pub mod descriptors;
+pub mod errqueue;
 pub mod options;
 pub mod socket;

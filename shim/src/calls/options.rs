@@ -49,6 +49,7 @@ fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
         (libc::SOL_SOCKET, libc::SO_SNDBUF) => (SockOpt::SndBuf, false),
         (libc::SOL_SOCKET, libc::SO_RCVBUF) => (SockOpt::RcvBuf, false),
         (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => (SockOpt::RcvLowat, false),
+        (libc::SOL_SOCKET, libc::SO_ZEROCOPY) => (SockOpt::ZeroCopy, false),
         (libc::SOL_SOCKET, libc::SO_PRIORITY) => (SockOpt::Priority, true),
         (libc::SOL_SOCKET, libc::SO_MARK) => (SockOpt::Mark, true),
         (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => (SockOpt::V6Only, true),
@@ -133,10 +134,6 @@ pub fn set(
         // These would change the guard, or show it.
         (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
         (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
-        // Nobody would tell when a buffer is free again: better to say no.
-        (libc::SOL_SOCKET, libc::SO_ZEROCOPY) if number(level, name, at, len)? != 0 => {
-            Err(Errno(libc::EOPNOTSUPP))
-        }
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => {
             number(level, name, at, len).map(|_| 0)
         }

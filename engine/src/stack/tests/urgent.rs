@@ -4,7 +4,7 @@ use super::*;
 use crate::stack::epoll::{EpollEvent, EpollOp};
 use crate::stack::options::SockOpt;
 
-const URGENT: SendFlags = SendFlags { more: false, urgent: true };
+const URGENT: SendFlags = SendFlags { more: false, urgent: true, zerocopy: crate::stack::ZeroCopy::No };
 
 fn send(n: &mut Net, c: SockId, data: &[u8], flags: SendFlags) {
     let now = n.time();
