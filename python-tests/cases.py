@@ -43,6 +43,7 @@ CASES = [
     c("fastopen", "off", sysctls={"net.ipv4.tcp_fastopen": 2}),
     c("zerocopy", sysctls={"net.ipv4.tcp_fastopen": 3}),
     c("zerocopy", "few", private={"net.core.optmem_max": 1407}),
+    c("sigio"),
     c("files", "stdio"),
     c("files", "exec", timeout=6),
     c("addresses"),

@@ -72,7 +72,9 @@ macro_rules! sys {
     ($nr:ident) => { syscall6(libc::$nr as i64, [0; 6]) };
 }
 
+mod owner;
 mod process;
+pub use owner::*;
 pub use process::*;
 
 fn fd_of(n: usize) -> RawFd {
@@ -388,6 +390,13 @@ pub fn pread(fd: RawFd, out: &mut [u8], offset: u64) -> SysResult<usize> {
 pub fn pipe(out: &mut [RawFd; 2]) -> SysResult<()> {
     // SAFETY: room for two descriptors.
     unsafe { sys!(SYS_pipe2, out.as_mut_ptr(), libc::O_CLOEXEC) }.map(drop)
+}
+
+/// Two ends of a Unix stream.
+pub fn socketpair(out: &mut [RawFd; 2]) -> SysResult<()> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
+    // SAFETY: room for two descriptors.
+    unsafe { sys!(SYS_socketpair, libc::AF_UNIX, kind, 0, out.as_mut_ptr()) }.map(drop)
 }
 
 pub fn dup3(fd: RawFd, new: RawFd, flags: c_int) -> SysResult<RawFd> {

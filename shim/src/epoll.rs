@@ -209,7 +209,7 @@ pub fn wait(
         let ready = kernel && locked.stack().epoll_ready(set);
         drop(locked);
         let woken = if ready {
-            Woken::Ready
+            sleeper.stays_awake()
         } else {
             let mut fds = [libc::pollfd { fd: epfd, events: libc::POLLIN, revents: 0 }];
             watch.note();

@@ -39,6 +39,7 @@ mod fdtable;
 #[cfg(not(test))]
 mod hooks;
 mod log;
+mod owners;
 mod passing;
 mod poll;
 mod portguard;

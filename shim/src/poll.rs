@@ -92,7 +92,7 @@ pub fn poll(
         let ready = !kernel.is_empty() && look(&mut locked, fds);
         drop(locked);
         watch.note();
-        let woken = if ready { Woken::Ready } else { sleeper.sleep(&mut kernel, deadline, mask) };
+        let woken = if ready { sleeper.stays_awake() } else { sleeper.sleep(&mut kernel, deadline, mask) };
         locked = rt.lock()?;
         sleeper.unregister(&mut locked);
         if woken == Woken::Cancelled {

@@ -10,6 +10,7 @@
 use crate::companion::Belongings;
 use crate::config::Config;
 use crate::confined;
+use crate::owners::Outgoing;
 use core::cell::UnsafeCell;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::AtomicBool;
@@ -573,10 +574,14 @@ impl Locked<'_> {
         // Only a driver that sleeps has to know of an earlier deadline.
         let sleeps = rt.role().wake_slot.load(Ordering::Acquire) != 0 || crate::companion::is_watching(rt);
         let next_deadline = if sleeps { self.guard.stack.next_deadline() } else { None };
+        let signals = self.guard.stack.has_signals().then(|| Outgoing::take(rt, self.guard.stack));
         // SAFETY: the guard is not used again before `take_again` replaces it.
         unsafe { ManuallyDrop::drop(&mut self.guard) };
         wakes.iter().take(count).flatten().for_each(|wake| rt.words().wake(*wake, &rt.event_fds));
         crate::wait::notify_driver_if_earlier(rt, next_deadline);
+        if let Some(signals) = signals {
+            signals.send(rt);
+        }
     }
 
     /// Locks again. False: not to be had.

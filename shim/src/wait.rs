@@ -103,6 +103,7 @@ pub struct Sleeper<'r> {
     /// This thread, as the role's holder: process and thread number.
     me: u64,
     event_fd: Cell<Option<u16>>,
+    aside: SignalsAside,
 }
 
 impl<'r> Sleeper<'r> {
@@ -114,7 +115,8 @@ impl<'r> Sleeper<'r> {
         if let Some(word) = rt.waiter_words().get(id.index() as usize) {
             word.store(0, Ordering::Release);
         }
-        Ok(Sleeper { rt, id, me, event_fd: Cell::new(None) })
+        let aside = SignalsAside::where_sent(rt);
+        Ok(Sleeper { rt, id, me, event_fd: Cell::new(None), aside })
     }
 
     /// Takes the registration back. True: a wake-up was meant for this thread, and if it does not look for itself it must
@@ -157,7 +159,10 @@ impl<'r> Sleeper<'r> {
     /// Sleeps, and drives meanwhile if nobody else does. `fds`: kernel descriptors of interest. `mask`: the signal mask
     /// while sleeping.
     pub fn sleep(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
-        let woken = self.sleep_somehow(fds, deadline, mask);
+        let mut woken = self.sleep_somehow(fds, deadline, mask.or(self.aside.0.get()));
+        if self.aside.take_back() && woken == Woken::Ready {
+            woken = Woken::Interrupted;
+        }
         // However it ended, asleep or driving: a deputy that is awake looks after nothing.
         if self.is_deputy() {
             self.resign();
@@ -166,6 +171,12 @@ impl<'r> Sleeper<'r> {
             set_busy(self.rt, true);
         }
         woken
+    }
+
+    /// It need not sleep after all. Not under the lock: signals that have come meanwhile are taken now.
+    pub fn stays_awake(&self) -> Woken {
+        self.aside.take_back();
+        Woken::Ready
     }
 
     fn sleep_somehow(&self, fds: &mut [libc::pollfd], deadline: Option<Instant>, mask: Option<u64>) -> Woken {
@@ -419,6 +430,32 @@ impl<'r> Sleeper<'r> {
         }
         fds.copy_from_slice(&all[own.len() + 1..]);
         Ok(fds.iter().any(|f| f.revents != 0))
+    }
+}
+
+/// A signal for something that has come to a socket is to interrupt a call that sleeps; but what has come may wake the thread as
+/// well, to drive. So in a family where sockets send signals (O_ASYNC), they come to a thread in the call only while it sleeps. Holds
+/// the mask that the thread had.
+struct SignalsAside(Cell<Option<u64>>);
+
+impl SignalsAside {
+    fn where_sent(rt: &Runtime) -> SignalsAside {
+        let sent = rt.role().signals_sent.load(Ordering::Relaxed) != 0 && !confined::is_confined();
+        SignalsAside(Cell::new(sent.then(|| sys::signal_mask(u64::MAX))))
+    }
+
+    /// True: a signal has come meanwhile, and is taken now.
+    fn take_back(&self) -> bool {
+        let Some(mask) = self.0.take() else { return false };
+        let has_come = sys::pending_signals() & !mask != 0;
+        sys::signal_mask(mask);
+        has_come
+    }
+}
+
+impl Drop for SignalsAside {
+    fn drop(&mut self) {
+        self.take_back();
     }
 }
 

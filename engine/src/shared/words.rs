@@ -164,7 +164,9 @@ pub struct RoleWords {
     pub event_fds: AtomicU64,
     /// Since when something that could be sent waits for more, microseconds; 0: nothing does. Changed under the lock.
     pub held_us: AtomicU64,
-    _spare: [AtomicU32; 10],
+    /// Some socket has had O_ASYNC.
+    pub signals_sent: AtomicU32,
+    _spare: [AtomicU32; 9],
 }
 
 impl RoleWords {
@@ -223,7 +225,9 @@ pub struct CompanionWords {
     pub stats_written: AtomicU32,
     /// Companions that have died soon after their start, one after the other.
     pub short_lives: AtomicU32,
-    _spare: [AtomicU32; 6],
+    /// Signals wait in the stack, for the companion to send them.
+    pub signals: AtomicU32,
+    _spare: [AtomicU32; 5],
 }
 
 impl CompanionWords {

@@ -7,6 +7,7 @@ use crate::fixed::TimerKey;
 use crate::stack::ready::Ready;
 use crate::tcp::user::CloseAction;
 use crate::tcp::{Env, Fate, Outcome, State};
+use crate::values::signal::Event;
 use crate::values::{Addr, Counter, Error, FourTuple, Instant, error::Result};
 use bytemuck::Zeroable;
 
@@ -17,15 +18,16 @@ pub(super) const TIMER_REQUEST: u64 = 2;
 /// What of a connection can make a socket ready, before something happens to it.
 #[derive(Clone, Copy)]
 pub(super) struct Before {
-    readable: usize,
+    pub(super) readable: usize,
     eof: bool,
-    state: State,
+    pub(super) fin: bool,
+    pub(super) state: State,
 }
 
 impl Before {
     pub fn of(conn: &Conn) -> Before {
         let t = &conn.tcb;
-        Before { readable: t.readable_bytes(), eof: t.at_eof(), state: t.state() }
+        Before { readable: t.readable_bytes(), eof: t.at_eof(), fin: t.received_fin(), state: t.state() }
     }
 }
 
@@ -199,6 +201,7 @@ impl Stack {
         let after = Before::of(conn);
         let urgent = conn.tcb.take_urgent_news();
         let mut what = Ready::NONE;
+        let mut has_room = false;
         // Less than SO_RCVLOWAT is not told of: tcp_data_ready. Urgent data is, and what else comes is news to who waits for it.
         let lowat = || socket.and_then(|s| self.sockets.get(s)).map_or(1, |s| s.options.rcvlowat);
         let enough = after.readable > before.readable && conn.tcb.is_readable(lowat());
@@ -218,6 +221,7 @@ impl Stack {
             let env = env!(self, core, Instant::ZERO);
             if conn.tcb.is_send_shutdown() || conn.tcb.is_writable(&env) {
                 conn.no_space = false;
+                has_room = true;
                 what = what | Ready::OUT;
             }
         }
@@ -240,6 +244,7 @@ impl Stack {
             && !what.is_empty()
         {
             self.notify(socket, what);
+            self.signal_changes(socket, before, after, has_room, urgent);
         }
     }
 
@@ -252,6 +257,9 @@ impl Stack {
             if conn.tcb.error() != 0 {
                 s.error = conn.tcb.error();
                 conn.tcb.clear_error();
+                if let Some(socket) = conn.socket {
+                    self.signal(socket, Event::Error);
+                }
             }
         } else if conn.listener.is_none() {
             self.remove_conn(id);

@@ -12,6 +12,7 @@ use crate::tcp::fastopen::{Lesson, Verdict};
 use crate::tcp::isn::Key;
 use crate::tcp::{Env, Handshake, Outcome, Segment, State};
 use crate::values::limits::{FAST_OPEN_PEERS, FAST_OPEN_WAYS};
+use crate::values::signal::Event;
 use crate::values::{Addr, Counter, Error, FourTuple, Instant, RxMeta, Sysctls, error::Result};
 use crate::wire::tcp::{Cookie, CookieForm};
 use bytemuck::Zeroable;
@@ -490,6 +491,7 @@ impl Stack {
         s.accept_queue.push_back(&mut self.conns, id);
         self.settle(now, id, before, Outcome::DONE);
         self.notify(listener, Ready::IN);
+        self.signal(listener, Event::Readable);
         true
     }
 }

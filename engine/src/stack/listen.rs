@@ -18,6 +18,7 @@ use crate::fixed::{Id, TimerId, TimerKey};
 use crate::stack::ready::Ready;
 use crate::tcp::handshake::{self, Handshake};
 use crate::tcp::{Env, OpenParams, Reply, Segment, isn};
+use crate::values::signal::Event;
 use crate::values::{Counter, Endpoint, Error, FourTuple, Instant, RxMeta, SeqNum, error::Result};
 use crate::values::{Path, Sysctls};
 use crate::wire::{Cookie, Flags, Header, Options, Timestamps};
@@ -562,6 +563,7 @@ impl Stack {
         self.sockets[listener].accept_queue.push_back(&mut self.conns, id);
         self.settle(now, id, before, outcome);
         self.notify(listener, Ready::IN);
+        self.signal(listener, Event::Readable);
     }
 
     /// How a listener's connection begins.

@@ -19,6 +19,7 @@
 //! | `ready` | readiness as poll(2) sees it, and sleeping threads |
 //! | `epoll` | epoll sets |
 //! | `notes` | error queues: what has become of MSG_ZEROCOPY |
+//! | `signals` | which events send a signal, and to whom |
 //! | `transmit` | from a connection's next segment to a packet |
 //! | `options` | socket options |
 //! | `repair` | after a death inside of the lock |
@@ -38,6 +39,7 @@ pub mod options;
 mod ports;
 mod ready;
 mod repair;
+mod signals;
 mod sockets;
 mod time_wait;
 mod transmit;
@@ -66,6 +68,7 @@ use crate::fixed::list::{Linked, Links, List};
 use crate::fixed::{Id, TimerId};
 use crate::tcp::Tcb;
 use crate::tcp::isn::Key;
+use crate::values::signal::Owner;
 use crate::values::{Addr, Endpoint, Family, FourTuple, Instant, Path, Sysctls};
 use bytemuck::Zeroable;
 
@@ -117,6 +120,7 @@ pub struct Socket {
     waits: List<WaitLink, ready::OnTarget>,
     items: List<EpollItem, epoll::OnSocket>,
     notes: Notes,
+    owner: Owner,
     cookie_chain: Option<SockId>,
     port_chain: Option<SockId>,
 }

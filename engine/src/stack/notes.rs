@@ -5,10 +5,10 @@
 //! program's own pages: the bytes are copied, as Linux does on `lo`, and the notification says that too. Bounds, merging and
 //! order are those of msg_zerocopy_realloc and __msg_zerocopy_callback (c-tests/zerocopy.c).
 
-use super::ready::Ready;
 use super::{ConnId, SockId, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
+use crate::values::signal::Event;
 use crate::values::{Counter, Error, SeqNum, error::Result};
 use bytemuck::Zeroable;
 
@@ -167,7 +167,7 @@ impl Stack {
         let note = Note { socket: Some(id), first, calls: 1, ..Note::zeroed() };
         if let Ok(note) = self.notes.insert(note) {
             self.queue_note(id, note);
-            self.notify(id, Ready::ERR);
+            self.report_error(id);
         }
     }
 
@@ -180,6 +180,7 @@ impl Stack {
             }
             self.take_pending(id, note);
             self.queue_note(id, note);
+            self.signal(id, Event::Error);
             any = true;
         }
         if let Some(conn) = self.conns.get_mut(conn) {
@@ -217,7 +218,7 @@ impl Stack {
         }
         all.sort_by_key(|&(was_sent, _)| was_sent);
         all.into_iter().for_each(|(_, note)| self.queue_note(id, note));
-        self.notify(id, Ready::ERR);
+        self.report_error(id);
     }
 
     /// Behind the last one in the queue, or as a part of it.
@@ -248,7 +249,7 @@ impl Stack {
         let told = Completed { first: n.first, last: n.first.wrapping_add(n.calls - 1), copied: !n.unsent };
         self.notes.remove(note);
         if more {
-            self.notify(id, Ready::ERR);
+            self.report_error(id);
         }
         Ok(told)
     }

@@ -9,6 +9,7 @@ use super::{SockId, Socket, SocketPhase, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
 use crate::tcp::{Env, State, Urgent};
+use crate::values::signal::Event;
 use crate::values::{Error, Instant, error::Result};
 use bytemuck::Zeroable;
 use core::ops::{BitAnd, BitOr};
@@ -28,6 +29,8 @@ impl Ready {
     /// The peer has announced urgent data: no event of poll(2), but that of SIGURG (sk_send_sigurg).
     pub const URGENT: Ready = Ready(0x1_0000);
     pub const RDHUP: Ready = Ready(0x2000);
+    /// Of a waiter: it reads, and is not to be told by a signal as well.
+    pub const READER: Ready = Ready(1 << 24);
     /// Reported whether asked for or not.
     pub const ALWAYS: Ready = Ready(0x008 | 0x010);
     pub const ALL: Ready = Ready(0x2000 | 0x1ff);
@@ -226,6 +229,12 @@ impl Stack {
                 woke_exclusive |= self.make_ready(i) && exclusive;
             }
         }
+    }
+
+    /// sk_error_report: there is an error, or something in the error queue.
+    pub(super) fn report_error(&mut self, id: SockId) {
+        self.notify(id, Ready::ERR);
+        self.signal(id, Event::Error);
     }
 
     /// Puts a waiter on the wake list; false when it is on its way already.

@@ -7,6 +7,7 @@ use super::time_wait::Vacancy;
 use super::{ConnId, SockId, Socket, SocketPhase, Stack};
 use crate::stack::ready::Ready;
 use crate::tcp::{Env, OpenParams, Outcome, State, TcpInfo, Urgent, isn};
+use crate::values::signal::Event;
 use crate::values::{Addr, Counter, Endpoint, Error, Family, FourTuple, Instant, Path, error::Result};
 use bytemuck::Zeroable;
 /// How a destination is reached.
@@ -260,6 +261,7 @@ impl Stack {
             self.port_release(port, reuse);
         }
         self.notify(id, Ready::ALL);
+        self.signal(id, Event::Error);
     }
 
     /// The connection of a socket that is disconnected. TIME-WAIT goes on without it.

@@ -14,6 +14,7 @@ mod fastopen;
 mod icmp;
 mod notes;
 mod segments;
+mod signals;
 mod urgent;
 
 const A: Addr = Addr::v4([10, 0, 0, 1]);

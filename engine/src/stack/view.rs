@@ -8,6 +8,7 @@ use super::listen::ByRequest;
 use super::notes::Note;
 use super::ports::{ByNumber, Port};
 use super::ready::{OnWakeList, WaitLink, Waiter};
+use super::signals::SignalQueue;
 use super::transmit::ReplyQueue;
 use super::{ByCookie, ByPort, ByTuple, Conn, ConnId, Output, Request, Socket, TimeWaits};
 use crate::fixed::pool::PoolState;
@@ -82,6 +83,7 @@ pub(super) struct Core {
     pub peers: Peers,
     pub fast_pause: Pause,
     pub wakes: List<Waiter, OnWakeList>,
+    pub signals: SignalQueue,
     pub port_set: PortSet,
     pub ports_version: u64,
     pub ports_given_up: u64,

@@ -136,6 +136,14 @@ pub fn signal_mask(mask: u64) -> u64 {
     old
 }
 
+/// Signals that this thread has been sent, or its process, and that wait.
+pub fn pending_signals() -> u64 {
+    let mut pending = 0u64;
+    // SAFETY: the set is a local of the size that is given.
+    let _ = unsafe { sys!(SYS_rt_sigpending, &raw mut pending, 8) };
+    pending
+}
+
 /// Blocks these signals and gives a descriptor that is readable when one of them is pending.
 pub fn signalfd(mask: u64) -> SysResult<RawFd> {
     let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;

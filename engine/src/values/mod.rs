@@ -10,6 +10,7 @@ pub mod iface;
 pub mod limits;
 pub mod link;
 pub mod seq;
+pub mod signal;
 pub mod sysctl;
 pub mod time;
 

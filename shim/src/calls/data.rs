@@ -232,7 +232,7 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     let mut fault = None;
     let mut locked = rt.lock()?;
     locked.be_patient();
-    let waiting = waiting_to_receive(&mut locked, id, Ready::IN | Ready::RDHUP, false)?
+    let waiting = waiting_to_receive(&mut locked, id, Ready::IN | Ready::RDHUP | Ready::READER, false)?
         .or_nonblocking(flags & libc::MSG_DONTWAIT != 0);
     let result = block::until(locked, &waiting, |l, interrupted| {
         // The byte that reading would skip stays there for the program's handler.

@@ -5,6 +5,7 @@ use crate::block;
 use crate::epoll;
 use crate::errno::{Errno, Outcome};
 use crate::fdtable::{self, Kind};
+use crate::owners;
 use crate::portguard;
 use crate::runtime::{self, Locked, Runtime};
 use engine::stack::{Ready, SockId};
@@ -15,6 +16,10 @@ const SIOCINQ: u64 = 0x541b;
 const SIOCOUTQ: u64 = 0x5411;
 const SIOCOUTQNSD: u64 = 0x894b;
 const SIOCATMARK: u64 = 0x8905;
+const FIONBIO: u64 = 0x5421;
+const FIOASYNC: u64 = 0x5452;
+const FIOSETOWN: u64 = 0x8901;
+const SIOCSPGRP: u64 = 0x8902;
 
 /// Whether `fd` is one of the engine's own, which the program must neither close nor replace.
 pub fn is_engines(fd: RawFd) -> bool {
@@ -151,6 +156,12 @@ pub fn close_range(first: u32, last: u32) -> Vec<(u32, u32)> {
     ranges
 }
 
+/// F_SETFL on one of our sockets, and the kernel socket has it already.
+pub fn set_flags(rt: &Runtime, fd: RawFd, id: SockId, flags: i32) -> Outcome<()> {
+    set_nonblocking(rt, id, flags & libc::O_NONBLOCK != 0)?;
+    owners::set_async(rt, fd, id, flags & libc::O_ASYNC != 0)
+}
+
 /// O_NONBLOCK was changed on one of our sockets, by fcntl or ioctl, and the kernel socket has it already.
 pub fn set_nonblocking(rt: &Runtime, id: SockId, on: bool) -> Outcome<()> {
     rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.nonblocking = on;
@@ -187,7 +198,18 @@ pub fn is_at_mark(rt: &Runtime, id: SockId) -> Outcome<i32> {
     Ok(locked.stack().is_at_mark(id).into())
 }
 
-/// FIONBIO after the kernel has accepted it.
-pub fn fionbio(rt: &Runtime, id: SockId, arg: *const libc::c_void) -> Outcome<()> {
-    set_nonblocking(rt, id, abi::read(arg.cast::<i32>())? != 0)
+/// An ioctl that the kernel has accepted.
+pub fn ioctl_done(
+    rt: &Runtime,
+    fd: RawFd,
+    id: SockId,
+    request: u64,
+    arg: *const libc::c_void,
+) -> Outcome<()> {
+    match request {
+        FIONBIO => set_nonblocking(rt, id, abi::read(arg.cast::<i32>())? != 0),
+        FIOASYNC => owners::set_async(rt, fd, id, abi::read(arg.cast::<i32>())? != 0),
+        FIOSETOWN | SIOCSPGRP => owners::changed(rt, fd, id),
+        _ => Ok(()),
+    }
 }

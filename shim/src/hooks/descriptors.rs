@@ -3,9 +3,13 @@
 use crate::calls::descriptors as calls;
 use crate::errno::{self, Errno};
 use crate::fdtable;
+use crate::owners;
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use engine::sys;
 use redhook::{hook, real};
+
+const F_SETSIG: c_int = 10;
+const F_SETOWN_EX: c_int = 15;
 
 macro_rules! close_door {
     ($name:ident, $hook:ident) => {
@@ -122,8 +126,13 @@ macro_rules! fcntl_door {
                     libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicated(fd, result),
                     libc::F_SETFL => {
                         if let Some((rt, id)) = fdtable::socket(fd) {
-                            let on = arg as c_int & libc::O_NONBLOCK != 0;
-                            return errno::int(|| calls::set_nonblocking(rt, id, on).map(|()| result));
+                            let set = || calls::set_flags(rt, fd, id, arg as c_int).map(|()| result);
+                            return errno::int(set);
+                        }
+                    }
+                    libc::F_SETOWN | F_SETOWN_EX | F_SETSIG => {
+                        if let Some((rt, id)) = fdtable::socket(fd) {
+                            return errno::int(|| owners::changed(rt, fd, id).map(|()| result));
                         }
                     }
                     _ => {}
@@ -140,7 +149,6 @@ fcntl_door!(__fcntl, tcpreload_reserved_fcntl);
 
 hook! {
     unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int => tcpreload_ioctl {
-        const FIONBIO: c_ulong = 0x5421;
         let Some((rt, id)) = fdtable::socket(fd) else {
             return unsafe { real!(ioctl)(fd, request, arg) };
         };
@@ -153,8 +161,9 @@ hook! {
             }
             Ok(None) => {
                 let result = unsafe { real!(ioctl)(fd, request, arg) };
-                if result >= 0 && request & 0xffff_ffff == FIONBIO {
-                    return errno::int(|| calls::fionbio(rt, id, arg).map(|()| result));
+                if result >= 0 {
+                    let request = request & 0xffff_ffff;
+                    return errno::int(|| calls::ioctl_done(rt, fd, id, request, arg).map(|()| result));
                 }
                 result
             }

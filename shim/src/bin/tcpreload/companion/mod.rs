@@ -13,12 +13,15 @@
 //! milliseconds whether somebody has taken a turn lately. If nobody has, and nobody waits, it watches the packet sockets itself.
 //! So it wakes neither for a packet that the program takes, nor at all while everything idles.
 //!
+//! It also sends the signals of the family's sockets (SIGIO), which look as if the kernel had sent them: it has.
+//!
 //! It ends when the family has ended and the arena is empty, TIME-WAIT included. Asked to end earlier (SIGTERM, which whoever
 //! stops a service sends to all of its processes), it stays as long as the family does, and then only finishes what is owed.
 
 mod family;
 mod requests;
 mod seat;
+mod signals;
 
 use core::cell::Cell;
 use core::time::Duration;
@@ -30,6 +33,7 @@ use engine::values::Instant;
 use family::Watched;
 use requests::{Connection, GivenAway};
 use seat::{Descriptors, Seat};
+use signals::Signals;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::os::fd::RawFd;
@@ -90,6 +94,7 @@ struct Companion {
     /// Frames waited at the last look at a driver that may have been stopped.
     waited: bool,
     stats: Option<CString>,
+    sender: Signals,
     /// The place among the families in TIME-WAIT.
     rest: Option<RawFd>,
 }
@@ -155,6 +160,7 @@ impl Companion {
             beat_at: sys::monotonic_now(),
             waited: false,
             stats,
+            sender: Signals::default(),
             rest: None,
         })
     }
@@ -168,6 +174,7 @@ impl Companion {
                 return;
             }
             self.send_what_waits();
+            self.send_signals();
             match self.mode() {
                 Mode::Watch => self.watch(),
                 Mode::Sleep { how, at_most_us } => self.sleep(how, at_most_us),
@@ -186,6 +193,10 @@ impl Companion {
         self.look_after_processes();
         self.answer();
         self.look_after_ports();
+        if self.seat.words().companion.signals.swap(0, Ordering::AcqRel) != 0 {
+            // They come out with the lock.
+            self.seat.visit(|_, _| ());
+        }
     }
 
     /// Guards of ports that nothing needs any more are dropped, and so are connections about ports.
@@ -263,6 +274,13 @@ impl Companion {
         }
     }
 
+    /// Signals that were due when the lock was last given back.
+    fn send_signals(&mut self) {
+        for signal in self.seat.signals.drain(..) {
+            self.sender.send(signal);
+        }
+    }
+
     fn held_us(&self) -> u64 {
         self.seat.words().role.held_us.load(Ordering::SeqCst)
     }
@@ -297,6 +315,7 @@ impl Companion {
         if !self.seat.words().has_members() && self.is_over() {
             return;
         }
+        self.send_signals();
         self.called |= given_up != swept;
         let mut left = deadline.map(|d| d.us_since(sys::monotonic_now()));
         if self.called {

@@ -7,6 +7,7 @@ use engine::shared::arena::Arena;
 use engine::stack::{COMPANION, Stack};
 use engine::sys;
 use engine::values::Instant;
+use engine::values::signal::Signal;
 use std::os::fd::RawFd;
 
 /// Rounds in which what was sent may bring something about at once.
@@ -19,6 +20,8 @@ pub struct Seat {
     /// The family's eventfds, the companion's bell last.
     events: Vec<RawFd>,
     rings: Vec<RawFd>,
+    /// Signals that were due, and are to be sent.
+    pub signals: Vec<Signal>,
 }
 
 /// The numbers of the descriptors that the companion was started with, or a program of the family is given.
@@ -50,7 +53,7 @@ impl Seat {
         let arena = Arena::open(d.arena, true).map_err(|e| e.to_string())?;
         let device = PacketDevice::adopt(&d.rings, d.tx).map_err(os)?;
         let tx = device.transmitter();
-        Ok(Seat { arena, device, tx, events: d.events.clone(), rings: d.rings.clone() })
+        Ok(Seat { arena, device, tx, events: d.events.clone(), rings: d.rings.clone(), signals: Vec::new() })
     }
 
     pub fn words(&self) -> &Words {
@@ -154,6 +157,9 @@ impl Seat {
             let mut wakes = Vec::new();
             while let Some(wake) = guard.stack.take_wake() {
                 wakes.push(wake);
+            }
+            while let Some(signal) = guard.stack.take_signal() {
+                self.signals.push(signal);
             }
             drop(guard);
             wakes.into_iter().for_each(|wake| self.words().wake(wake, &self.events));
