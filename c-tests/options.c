@@ -70,6 +70,9 @@ static const struct option options[] = {
     O(IPPROTO_TCP, TCP_SAVE_SYN, 0, 3),
     O(IPPROTO_TCP, TCP_TIMESTAMP, 0),
     O(IPPROTO_TCP, TCP_REPAIR_QUEUE, 1),
+    O(IPPROTO_TCP, TCP_QUEUE_SEQ, 1),
+    O(IPPROTO_TCP, TCP_WINDOW_CLAMP, 5000, 1, -1, 0),
+    O(IPPROTO_TCP, TCP_MD5SIG, 1),
     O(IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS, 1, 0),
     O(IPPROTO_TCP, TCP_THIN_DUPACK, 1, 0),
     O(IPPROTO_TCP, 9999, 1),
@@ -83,7 +86,8 @@ enum { OPTIONS = sizeof options / sizeof options[0] };
 static int is_vague(const struct option *o, int connected) {
     return (o->name == TCP_TIMESTAMP && o->level == IPPROTO_TCP) ||
            (connected && o->level == SOL_SOCKET && (o->name == SO_SNDBUF || o->name == SO_RCVBUF)) ||
-           (connected && o->level == IPPROTO_TCP && (o->name == TCP_MAXSEG || o->name == TCP_QUICKACK));
+           (connected && o->level == IPPROTO_TCP &&
+            (o->name == TCP_MAXSEG || o->name == TCP_QUICKACK || o->name == TCP_WINDOW_CLAMP));
 }
 
 static const char *value_of(int fd, const struct option *o, int vague) {
@@ -191,6 +195,7 @@ static void structs(const char *state, int fd) {
     printf("%s %d\n", name, len);
     SAY("nonsense", setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "nonsense", 8));
     SAY("nothing", setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "", 0));
+    SAY("an empty name", setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "", 1));
     SAY("cubic", setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "cubic", 6));
     len = sizeof name;
     SAY("SO_BINDTODEVICE", getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, &len));
@@ -212,6 +217,19 @@ static void structs(const char *state, int fd) {
     SAY("SO_ATTACH_FILTER", setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog));
     SAY("SO_DETACH_FILTER", setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, name, 4));
     SAY("too short", setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, NULL, 0));
+    for (int room = 0; room < 40; room += 4) {
+        struct sockaddr_in a, b;
+        socklen_t named = sizeof b;
+        len = room;
+        memset(&a, 0, sizeof a), memset(&b, 0, sizeof b);
+        int r = getsockopt(fd, SOL_SOCKET, SO_PEERNAME, &a, &len);
+        int peer = getpeername(fd, (struct sockaddr *)&b, &named);
+        printf("SO_PEERNAME, room for %d: %s %d, the peer's %d\n", room, r ? errname(errno) : "0", len, !peer && !memcmp(&a, &b, room < 28 ? room : 28));
+    }
+    int cpu = -2;
+    len = sizeof cpu;
+    SAY("SO_INCOMING_CPU", getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &len));
+    printf("known %d, %d\n", cpu >= 0, len);
     unsigned long long cookie[2] = {0, 0};
     len = 8;
     MUST(getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie[0], &len));

@@ -482,6 +482,96 @@ for _ in range(2):
 """
 
 
+TOLD = """
+import errno, select, socket, struct, sys, time
+ICMP, ICMP6 = 2, 3
+def told(s):
+    'What waits in the error queue; how often it was said depends on how long connect(2) held the socket.'
+    entries = set()
+    while True:
+        try:
+            data, control, flags, name = s.recvmsg(100, 200, socket.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return sorted(entries)
+        for level, kind, value in control:
+            number, origin, icmp, code, pad, info, more = struct.unpack("IBBBBII", value[:16])
+            offender = value[16:]
+            family = struct.unpack("H", offender[:2])[0]
+            at = offender[4:8] if family == socket.AF_INET else offender[8:24]
+            to = struct.unpack("!HH", data[:4])[1]
+            entries.add((flags & ~socket.MSG_ERRQUEUE, level, kind, errno.errorcode[number], origin, icmp, code, info, more,
+                         socket.inet_ntop(family, at), name[:2], len(data), to))
+for family, host, level, option in ((socket.AF_INET, sys.argv[1], 0, 11), (socket.AF_INET6, sys.argv[2], 41, 25),
+                                    (socket.AF_INET6, "::ffff:" + sys.argv[1], 41, 25)):
+    for port in (7001, 7003, 7004):
+        for wanted in (0, 1):
+            s = socket.socket(family)
+            s.setsockopt(level, option, wanted)
+            s.setblocking(False)
+            s.connect_ex((host, port))
+            p = select.poll()
+            p.register(s, select.POLLOUT)
+            end = time.monotonic() + 5
+            events = 0
+            while not events & select.POLLHUP and time.monotonic() < end:
+                events = dict(p.poll(100)).get(s.fileno(), 0)
+            print(family.name, port, "asked for" if wanted else "not asked for", events, *told(s))
+            print(dict(p.poll(0)).get(s.fileno()), errno.errorcode.get(s.connect_ex((host, port))))
+            s.close()
+"""
+
+
+def refusals_told(shim, privilege):
+    """What the error queue has of a router's refusals: in IPv4 always, in IPv6 with IPV6_RECVERR."""
+    with net.RefusingLine() as line:
+        client = Side(line.client, [stage().python, "-c", TOLD, line.server_address, line.server_address6], shim, privilege)
+        output = client.finish(120)
+        return output, check_stacks(line.client, [(client, ("client",))])
+
+
+HARDENED = """
+import errno, socket, struct, sys, time
+def attempt(what, call):
+    try:
+        print(what, call())
+    except OSError as e:
+        print(what, errno.errorcode[e.errno])
+pairs = []
+for family, host, level, option in ((socket.AF_INET, sys.argv[1], 0, 11), (socket.AF_INET6, sys.argv[2], 41, 25)):
+    for wanted in (0, 1):
+        s = socket.create_connection((host, 7000))
+        s.setsockopt(level, option, wanted)
+        pairs.append((f"{family.name}, {'asked for' if wanted else 'not asked for'}:", s))
+print("connected", flush=True)
+time.sleep(1.5)
+for what, s in pairs:
+    s.sendall(b"never arrives")
+time.sleep(1.5)
+for what, s in pairs:
+    s.setblocking(False)
+    attempt(what, lambda: s.recv(10))
+    attempt(what, lambda: s.recv(10, socket.MSG_ERRQUEUE))
+    attempt(what, lambda: s.getpeername()[1])
+    attempt(what, lambda: s.send(b"more"))
+    # What is unsent would keep the family.
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+"""
+
+
+def refusals_hardened(shim, privilege):
+    """A router refuses what a connection sends, which IP_RECVERR and IPV6_RECVERR make an error; it goes on all the same."""
+    with net.RefusingLine() as line:
+        server = Side(line.server, [stage().python, "-c", DIGEST], False, "root")
+        server.wait_for_line()
+        client = Side(line.client, [stage().python, "-c", HARDENED, line.server_address, line.server_address6], shim, privilege)
+        client.wait_for_line()
+        line.router.call("nft", "insert rule inet refuse forward tcp dport 7000 reject with icmpx type host-unreachable")
+        output = client.finish(60)
+        note = check_stacks(line.client, [(client, ("client",))])
+        server.stop()
+        return output, note
+
+
 def unreachable(shim, privilege):
     """connect(2) through a router that refuses in every way there is, and to an address that nobody has."""
     with net.RefusingLine() as line:
@@ -763,6 +853,8 @@ def fast_open_keys(shim, privilege):
 def tests(full=False):
     scenarios = [
         Same("unreachable", unreachable),
+        Same("refusals, told", refusals_told),
+        Same("refusals, hardened", refusals_hardened),
         Same("path MTU", path_mtu),
         Same("two programs, a port", two_programs),
         Same("exposure", exposure(False)),

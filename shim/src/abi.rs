@@ -240,8 +240,16 @@ pub fn give_sockaddr(
         return Err(EINVAL);
     }
     let mut out = [0u8; 28];
-    let len = match family {
-        Family::V4 => engine::device::sockaddr(v4_of(endpoint.addr), endpoint.port, 0, &mut out),
+    let len = encode_sockaddr(endpoint, family, &mut out);
+    let n = len.min(room as usize);
+    bytes_mut(at.cast(), n)?.copy_from_slice(&out[..n]);
+    write(len_at, len as libc::socklen_t)
+}
+
+/// An address as the program knows it; how long it is.
+pub fn encode_sockaddr(endpoint: &Endpoint, family: Family, out: &mut [u8; 28]) -> usize {
+    match family {
+        Family::V4 => engine::device::sockaddr(v4_of(endpoint.addr), endpoint.port, 0, out),
         Family::V6 => {
             out[..2].copy_from_slice(&(libc::AF_INET6 as u16).to_ne_bytes());
             out[2..4].copy_from_slice(&endpoint.port.to_be_bytes());
@@ -249,10 +257,7 @@ pub fn give_sockaddr(
             out[24..28].copy_from_slice(&endpoint.scope.to_ne_bytes());
             28
         }
-    };
-    let n = len.min(room as usize);
-    bytes_mut(at.cast(), n)?.copy_from_slice(&out[..n]);
-    write(len_at, len as libc::socklen_t)
+    }
 }
 
 fn v4_of(addr: Addr) -> Addr {

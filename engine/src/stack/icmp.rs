@@ -3,7 +3,7 @@
 use super::connections::{Before, env, path_mss};
 use super::listen::RequestId;
 use super::{ConnId, Stack};
-use crate::tcp::{Env, Outcome};
+use crate::tcp::{Env, Fate, Outcome};
 use crate::values::link::RxChecksum;
 use crate::values::{Counter, Instant, RxMeta};
 use crate::wire::Sum;
@@ -29,13 +29,13 @@ impl Stack {
                 self.core.counters.inc(Counter::TCPMinTTLDrop);
                 return;
             }
-            self.conn_trouble(now, id, &notice);
+            self.conn_trouble(now, id, &notice, packet);
         } else if let Some(id) = self.find_request(&notice.tuple) {
             self.request_trouble(id, &notice);
         }
     }
 
-    fn conn_trouble(&mut self, now: Instant, id: ConnId, notice: &Notice) {
+    fn conn_trouble(&mut self, now: Instant, id: ConnId, notice: &Notice, packet: &Packet) {
         let core = &mut *self.core;
         core.in_work = Some(id);
         let conn = &mut self.conns[id];
@@ -54,7 +54,26 @@ impl Stack {
                 conn.tcb.path_shrank(&mut env, notice.seq, mss)
             }
         };
+        if let Trouble::Unreachable { error, .. } = notice.trouble {
+            match outcome.fate {
+                Fate::Ends => self.queue_report(id, error, notice.tuple.remote, packet),
+                Fate::Lives => self.harden(id),
+            }
+        }
         self.settle(now, id, before, outcome);
+    }
+
+    /// With IP_RECVERR, what a connection that lives would only remember, its next call tells.
+    fn harden(&mut self, id: ConnId) {
+        let Some(conn) = self.conns.get_mut(id) else { return };
+        let is_v4 = conn.tuple.remote.addr.is_v4();
+        let Some(socket) = conn.socket else { return };
+        let Some(s) = self.sockets.get_mut(socket).filter(|s| s.options.wants_errors(is_v4)) else { return };
+        let error = conn.tcb.take_soft_error();
+        if error != 0 {
+            s.error = error;
+            self.report_error(socket);
+        }
     }
 
     /// tcp_req_err: what a router on the way says ends a half-open connection; what the peer itself says does not, for it is

@@ -18,7 +18,7 @@
 //! | `holds` | which process holds what, and what its end closes |
 //! | `ready` | readiness as poll(2) sees it, and sleeping threads |
 //! | `epoll` | epoll sets |
-//! | `notes` | error queues: what has become of MSG_ZEROCOPY |
+//! | `notes` | error queues: what has become of MSG_ZEROCOPY, ICMP errors |
 //! | `signals` | which events send a signal, and to whom |
 //! | `transmit` | from a connection's next segment to a packet |
 //! | `options` | socket options |
@@ -52,7 +52,7 @@ pub use epoll::{EpollEvent, EpollId, EpollItem, EpollOp, EpollSet};
 pub use holds::{COMPANION, Holder, IN_FLIGHT};
 pub use inspect::SocketInfo;
 pub use listen::Request;
-pub use notes::{Completed, ZeroCopy};
+pub use notes::{Completed, Report, Told, ZeroCopy};
 pub use options::SocketOptions;
 pub use ports::{Port, PortId, PortKind};
 pub use ready::{Ready, WaitLink, Waiter, WaiterId, Wake, WakeKind};

@@ -1,6 +1,6 @@
 //! The error queue of a socket: what recvmsg(2) with MSG_ERRQUEUE tells, beside the stream.
 //!
-//! Here are the notifications of MSG_ZEROCOPY. Each call that has sent something has a number, a count from 0 that wraps; when
+//! Here are ICMP errors that an attempt to connect ends with, and the notifications of MSG_ZEROCOPY. Each call that has sent something has a number, a count from 0 that wraps; when
 //! its bytes are acknowledged, or given up, the queue says so, for a range of calls at once where it can. Nothing is sent from the
 //! program's own pages: the bytes are copied, as Linux does on `lo`, and the notification says that too. Bounds, merging and
 //! order are those of msg_zerocopy_realloc and __msg_zerocopy_callback (c-tests/zerocopy.c).
@@ -9,7 +9,9 @@ use super::{ConnId, SockId, Stack};
 use crate::fixed::Id;
 use crate::fixed::list::{Linked, Links, List};
 use crate::values::signal::Event;
-use crate::values::{Counter, Error, SeqNum, error::Result};
+use crate::values::{Addr, Counter, Endpoint, Error, SeqNum, error::Result};
+use crate::wire::icmp;
+use crate::wire::ip::Packet;
 use bytemuck::Zeroable;
 
 pub type NoteId = Id<Note>;
@@ -22,6 +24,26 @@ const MOST_CALLS: u32 = u16::MAX as u32 - 1;
 const MOST_BYTES: u64 = (1 << 19) - 1;
 /// Plain bytes behind a notification's own that still are in one buffer with them.
 const ONE_BUFFER: u32 = 32 * 1024;
+
+/// Bytes of a segment that an ICMP error quotes which are kept: a TCP header with all of its options.
+pub const QUOTED_BYTES: usize = 60;
+/// ICMP errors that a socket keeps unread.
+const MOST_REPORTS: usize = 128;
+
+/// An ICMP error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Zeroable)]
+#[repr(C)]
+pub struct Report {
+    pub errno: i32,
+    pub kind: u8,
+    pub code: u8,
+    pub quoted_bytes: u8,
+    pub is_v6: bool,
+    /// Who says so, and of which destination.
+    pub offender: Addr,
+    pub destination: Endpoint,
+    pub quoted: [u8; QUOTED_BYTES],
+}
 
 /// A notification: waiting for its bytes to be acknowledged, or queued.
 #[derive(Zeroable)]
@@ -39,7 +61,10 @@ pub struct Note {
     is_queued: bool,
     /// Nothing of it was ever sent.
     unsent: bool,
-    _pad: [u8; 6],
+    /// It is an ICMP error, and nothing else.
+    is_report: bool,
+    _pad: [u8; 5],
+    report: Report,
 }
 
 /// The notifications of a socket, in one of its two lists.
@@ -73,6 +98,13 @@ impl Notes {
 }
 
 /// What the error queue tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    Completed(Completed),
+    Report(Report),
+}
+
+/// Sends with MSG_ZEROCOPY whose bytes are no longer needed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Completed {
     pub first: u32,
@@ -226,6 +258,7 @@ impl Stack {
         let Some(s) = self.sockets.get_mut(id) else { return };
         let (first, calls) = (self.notes[note].first, self.notes[note].calls);
         if let Some(last) = s.notes.queued.back().and_then(|n| self.notes.get_mut(n))
+            && !last.is_report
             && last.first.wrapping_add(last.calls) == first
             && let Some(sum) = last.calls.checked_add(calls)
         {
@@ -237,30 +270,84 @@ impl Stack {
         s.notes.queued.push_back(&mut self.notes, note);
     }
 
-    /// recvmsg(2) with MSG_ERRQUEUE: the oldest notification. Where there are more, who waits is told again.
+    /// recvmsg(2) with MSG_ERRQUEUE: the oldest entry. Where there are more, who waits is told again. An ICMP error that was read
+    /// is no pending error any more; the next one is (sock_dequeue_err_skb).
     ///
     /// # Errors
     /// WouldBlock: none.
-    pub fn take_note(&mut self, id: SockId) -> Result<Completed> {
+    pub fn take_note(&mut self, id: SockId) -> Result<Told> {
         let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
         let note = s.notes.queued.pop_front(&mut self.notes).ok_or(Error::WouldBlock)?;
         let more = s.notes.any_queued();
         let n = &self.notes[note];
-        let told = Completed { first: n.first, last: n.first.wrapping_add(n.calls - 1), copied: !n.unsent };
+        let told = if n.is_report {
+            Told::Report(n.report)
+        } else {
+            let last = n.first.wrapping_add(n.calls - 1);
+            Told::Completed(Completed { first: n.first, last, copied: !n.unsent })
+        };
         self.notes.remove(note);
+        let next = s.notes.queued.front().and_then(|n| self.notes.get(n)).filter(|n| n.is_report);
+        match (next, told) {
+            (Some(next), _) => s.error = next.report.errno,
+            (None, Told::Report(_)) => s.error = 0,
+            _ => {}
+        }
         if more {
             self.report_error(id);
         }
         Ok(told)
     }
 
+    /// An ICMP error has ended an attempt to connect (ip_icmp_error; ipv6_icmp_error asks for IPV6_RECVERR).
+    pub(super) fn queue_report(
+        &mut self,
+        conn: ConnId,
+        error: Error,
+        destination: Endpoint,
+        packet: &Packet,
+    ) {
+        let Some(id) = self.conns.get(conn).and_then(|c| c.socket) else { return };
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        let is_v6 = !destination.addr.is_v4();
+        let Some((kind, code, segment)) = icmp::words(packet) else { return };
+        if (is_v6 && !s.options.recverr6) || s.notes.queued.len() >= MOST_REPORTS {
+            return;
+        }
+        let mut quoted = [0; QUOTED_BYTES];
+        let n = segment.len().min(QUOTED_BYTES);
+        quoted[..n].copy_from_slice(&segment[..n]);
+        let report = Report {
+            errno: error.errno(),
+            kind,
+            code,
+            quoted_bytes: n as u8,
+            is_v6,
+            offender: packet.src,
+            destination,
+            quoted,
+        };
+        let note = Note { socket: Some(id), is_queued: true, is_report: true, report, ..Note::zeroed() };
+        if let Ok(note) = self.notes.insert(note) {
+            s.notes.queued.push_back(&mut self.notes, note);
+            self.report_error(id);
+        }
+    }
+
+    /// IP_RECVERR was switched off.
+    pub(super) fn drop_queued_notes(&mut self, id: SockId) {
+        let Some(s) = self.sockets.get_mut(id) else { return };
+        while let Some(note) = s.notes.queued.pop_front(&mut self.notes) {
+            self.notes.remove(note);
+        }
+    }
+
     /// The socket is closed: nobody is told.
     pub(super) fn drop_notes(&mut self, id: SockId) {
+        self.drop_queued_notes(id);
         let Some(s) = self.sockets.get_mut(id) else { return };
-        for list in [&mut s.notes.pending, &mut s.notes.queued] {
-            while let Some(note) = list.pop_front(&mut self.notes) {
-                self.notes.remove(note);
-            }
+        while let Some(note) = s.notes.pending.pop_front(&mut self.notes) {
+            self.notes.remove(note);
         }
     }
 

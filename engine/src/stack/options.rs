@@ -26,6 +26,9 @@ pub struct SocketOptions {
     pub freebind: bool,
     pub tcp_inq: bool,
     pub zerocopy: bool,
+    /// IP_RECVERR and IPV6_RECVERR.
+    pub recverr: bool,
+    pub recverr6: bool,
     /// TCP_FASTOPEN_CONNECT and TCP_FASTOPEN_NO_COOKIE.
     pub fastopen_connect: bool,
     pub fastopen_no_cookie: bool,
@@ -71,6 +74,11 @@ pub(super) struct Marks {
 }
 
 impl SocketOptions {
+    /// Whether ICMP errors of a connection in that family are to be told at once.
+    pub(super) fn wants_errors(&self, is_v4: bool) -> bool {
+        if is_v4 { self.recverr } else { self.recverr6 }
+    }
+
     /// In the family of a connection, which may be IPv4 for a socket of IPv6.
     pub(super) fn marks(&self, peer: Addr) -> Marks {
         if peer.is_v4() {
@@ -106,6 +114,8 @@ pub enum SockOpt {
     AutoFlow,
     Freebind,
     ZeroCopy,
+    RecvErr,
+    RecvErr6,
     NoDelay,
     Cork,
     MaxSeg,
@@ -139,6 +149,7 @@ impl Stack {
     /// # Errors
     /// EINVAL out of range, EBADF for a stale handle.
     pub fn set_option(&mut self, now: Instant, id: SockId, opt: SockOpt, value: i64) -> Result<()> {
+        let is_closed = self.tcp_state(id) == State::Closed;
         let core = &mut *self.core;
         let s = self.sockets.get_mut(id).ok_or(Error::BadDescriptor)?;
         let on = value != 0;
@@ -191,6 +202,14 @@ impl Stack {
             SockOpt::AutoFlow => o.auto_flow = 1 + u8::from(on),
             SockOpt::Freebind => o.freebind = on,
             SockOpt::ZeroCopy => o.zerocopy = in_range(0, 1)? != 0,
+            SockOpt::RecvErr | SockOpt::RecvErr6 => {
+                let option = if opt == SockOpt::RecvErr { &mut o.recverr } else { &mut o.recverr6 };
+                *option = on;
+                if !on {
+                    self.drop_queued_notes(id);
+                }
+                return Ok(());
+            }
             SockOpt::NoDelay => o.tcp.nodelay = on,
             SockOpt::Cork => o.tcp.cork = on,
             SockOpt::MaxSeg => o.tcp.maxseg = if value == 0 { 0 } else { in_range(88, 32_767)? as u32 },
@@ -200,7 +219,10 @@ impl Stack {
             SockOpt::SynCnt => o.tcp.syncnt = in_range(1, 127)? as u32,
             SockOpt::Linger2 => o.tcp.linger2_s = if value < 0 { -1 } else { value.min(120) as i32 },
             SockOpt::DeferAccept => o.defer_accept_s = value.max(0) as u32,
-            SockOpt::WindowClamp => o.tcp.window_clamp = value.max(0) as u32,
+            // tcp_set_window_clamp: no less than the least receive buffer's half, and none only before a connection.
+            SockOpt::WindowClamp if value == 0 && !is_closed => return Err(Error::Invalid),
+            SockOpt::WindowClamp if value == 0 => o.tcp.window_clamp = 0,
+            SockOpt::WindowClamp => o.tcp.window_clamp = value.max(MIN_RCVBUF / 2) as u32,
             SockOpt::QuickAck => o.tcp.quickack_off = !on,
             SockOpt::UserTimeout => o.tcp.user_timeout_ms = in_range(0, i64::from(i32::MAX))? as u32,
             SockOpt::NotsentLowat => o.tcp.notsent_lowat = value as u32,
@@ -318,6 +340,8 @@ impl Stack {
             },
             SockOpt::Freebind => o.freebind.into(),
             SockOpt::ZeroCopy => o.zerocopy.into(),
+            SockOpt::RecvErr => o.recverr.into(),
+            SockOpt::RecvErr6 => o.recverr6.into(),
             SockOpt::NoDelay => o.tcp.nodelay.into(),
             SockOpt::Cork => o.tcp.cork.into(),
             // Before a connection: what the user set, or the default MSS; after: the one in use.

@@ -318,6 +318,11 @@ impl Stack {
         }
     }
 
+    /// Whom the socket was connected to last.
+    pub fn last_peer(&self, id: SockId) -> Option<Endpoint> {
+        self.sockets.get(id).map(|s| s.remote).filter(|peer| peer.port != 0)
+    }
+
     /// SO_ERROR: told once. Where nothing went wrong for good, what ICMP says of the peer (sk_err_soft).
     pub fn take_error(&mut self, id: SockId) -> i32 {
         let Some(s) = self.sockets.get_mut(id) else { return 0 };

@@ -83,6 +83,14 @@ impl ThreadRecord {
     }
 }
 
+/// The CPU that this thread runs on.
+pub fn current_cpu() -> i32 {
+    let mut cpu = 0u32;
+    // SAFETY: the number is a local; the others are not asked for.
+    let _ = unsafe { sys!(SYS_getcpu, &raw mut cpu, 0, 0) };
+    cpu as i32
+}
+
 /// Sends `signal` to one thread of this process.
 pub fn tgkill(pid: i32, tid: i32, signal: c_int) -> SysResult<()> {
     // SAFETY: no pointers.

@@ -53,7 +53,7 @@ pub const MAX_PROCESSES: usize = 1024;
 pub const FAST_OPEN_PEERS: usize = 1024;
 pub const FAST_OPEN_WAYS: usize = 4;
 
-/// Notifications of MSG_ZEROCOPY that are not read yet; each socket is bound by net.core.optmem_max first.
+/// Entries of error queues that are not read yet, those included that wait to be queued.
 pub const MAX_NOTES: usize = 64 * 1024;
 
 /// Network interfaces known at once.

@@ -44,6 +44,13 @@ pub fn parse(packet: &Packet) -> Option<Notice> {
     })
 }
 
+/// What the packet says in its own words: type, code, and the segment that it is about, from its TCP header on. For a packet that
+/// [`parse`] has read.
+pub fn words<'a>(packet: &Packet<'a>) -> Option<(u8, u8, &'a [u8])> {
+    let bytes = packet.payload;
+    Some((*bytes.first()?, *bytes.get(1)?, quoted(bytes.get(8..)?)?.2))
+}
+
 /// RFC 792: destination unreachable, time exceeded, parameter problem.
 fn trouble_v4(kind: u8, code: u8, word: u32) -> Option<Trouble> {
     let (error, on_the_way) = match (kind, code) {

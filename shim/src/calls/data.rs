@@ -222,7 +222,7 @@ pub fn read(rt: &Runtime, id: SockId, data: Cursor) -> Outcome<usize> {
 /// EAGAIN, ENOTCONN, ECONNRESET ..., EFAULT, EINTR, EINVAL (MSG_OOB without urgent data).
 pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<usize> {
     if flags & libc::MSG_ERRQUEUE != 0 {
-        return errqueue::take(rt, id).map(|_| 0);
+        return errqueue::read(rt, id, &mut data);
     }
     if flags & libc::MSG_OOB != 0 {
         return Ok(recv_urgent(rt, id, &mut data, flags)?.unwrap_or(0));
@@ -362,9 +362,9 @@ pub fn recvmsg(rt: &Runtime, id: SockId, message: *mut libc::msghdr, flags: i32)
     let mut m = abi::read(message.cast_const())?;
     let mut data = message_pieces(&m)?;
     if flags & libc::MSG_ERRQUEUE != 0 {
-        errqueue::receive(rt, id, &mut m, flags)?;
+        let n = errqueue::receive(rt, id, &mut m, &mut data, flags)?;
         abi::write(message, m)?;
-        return Ok(0);
+        return Ok(n);
     }
     m.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
     let n = if flags & libc::MSG_OOB != 0 {

@@ -31,6 +31,11 @@ const TCP_MD5SIG_EXT: i32 = 32;
 const IP_MINTTL: i32 = 21;
 const IPV6_ADDRFORM: i32 = 1;
 const IPV6_MTU: i32 = 24;
+const IPV6_RECVERR: i32 = 25;
+const IP_PROTOCOL: i32 = 52;
+const TCP_QUEUE_SEQ: i32 = 21;
+/// struct tcp_md5sig.
+const MD5SIG_BYTES: u32 = 216;
 const IPV6_MINHOPCOUNT: i32 = 73;
 const IPV6_AUTOFLOWLABEL: i32 = 70;
 const IPV6_ADDR_PREFERENCES: i32 = 72;
@@ -60,6 +65,8 @@ fn simple(level: i32, name: i32) -> Option<(SockOpt, bool)> {
         (libc::IPPROTO_IPV6, IPV6_MINHOPCOUNT) => (SockOpt::MinHops, false),
         (libc::IPPROTO_IPV6, IPV6_AUTOFLOWLABEL) => (SockOpt::AutoFlow, true),
         (libc::IPPROTO_IP, IP_MINTTL) => (SockOpt::MinTtl, false),
+        (libc::IPPROTO_IP, libc::IP_RECVERR) => (SockOpt::RecvErr, true),
+        (libc::IPPROTO_IPV6, IPV6_RECVERR) => (SockOpt::RecvErr6, true),
         (libc::IPPROTO_IP, libc::IP_FREEBIND) => (SockOpt::Freebind, true),
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => (SockOpt::NoDelay, false),
         (libc::IPPROTO_TCP, libc::TCP_CORK) => (SockOpt::Cork, false),
@@ -132,7 +139,14 @@ pub fn set(
         }
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => set_congestion(rt, fd, id, at, len),
         // These would change the guard, or show it.
-        (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => Err(Errno(libc::ENOPROTOOPT)),
+        (libc::IPPROTO_TCP, TCP_MD5SIG | TCP_MD5SIG_EXT) => {
+            number(level, name, at, len)?;
+            Err(if len < MD5SIG_BYTES { EINVAL } else { Errno(libc::ENOPROTOOPT) })
+        }
+        // Of a connection, which the kernel socket is not.
+        (libc::IPPROTO_TCP, TCP_QUEUE_SEQ) if rt.lock()?.stack().tcp_state(id) != State::Closed => {
+            Err(Errno(libc::EPERM))
+        }
         (libc::IPPROTO_TCP, TCP_ULP) => Err(Errno(libc::ENOENT)),
         (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_DETACH_FILTER | libc::SO_ATTACH_BPF) => {
             number(level, name, at, len).map(|_| 0)
@@ -175,14 +189,14 @@ fn known(rt: &Runtime, id: SockId, level: i32, name: i32) -> Outcome<Option<(Soc
     Ok(simple(level, name))
 }
 
-/// A number of four bytes; at level IP one byte will do, and for the type of service none; at level IPV6, no pointer is 0.
+/// A number of four bytes; at level IP one byte will do, and for some none; at level IPV6, no pointer is 0.
 fn number(level: i32, name: i32, at: *const libc::c_void, len: u32) -> Outcome<i32> {
     match (level, len as usize) {
         (libc::IPPROTO_IPV6, 4..) if at.is_null() => Ok(0),
         (libc::IPPROTO_IPV6, 0..4) if name == IPV6_AUTOFLOWLABEL => Ok(0),
         (_, 4..) => abi::read(at.cast::<i32>()),
         (libc::IPPROTO_IP, 1..) => Ok(i32::from(abi::read(at.cast::<u8>())?)),
-        (libc::IPPROTO_IP, 0) if name == libc::IP_TOS => Ok(0),
+        (libc::IPPROTO_IP, 0) if matches!(name, libc::IP_TOS | libc::IP_RECVERR) => Ok(0),
         _ => Err(EINVAL),
     }
 }
@@ -211,6 +225,7 @@ fn set_congestion(rt: &Runtime, fd: RawFd, id: SockId, at: *const libc::c_void, 
     let value = match name {
         b"cubic" => 0,
         b"reno" => 1,
+        b"" => return Err(Errno(libc::ENOENT)),
         // What the kernel has and we have not: as a kernel without that module.
         _ => {
             sys::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_CONGESTION, name)?;
@@ -320,6 +335,27 @@ pub fn get(
         (libc::IPPROTO_TCP, TCP_FASTOPEN_KEY) => {
             let key = rt.lock()?.stack().fastopen_key(id).ok_or(Errno(libc::EBADF))?;
             give(&key)
+        }
+        // The port, as it happens; the kernel socket of a connection has none.
+        (libc::IPPROTO_IP, IP_PROTOCOL) => {
+            let local = rt.lock()?.stack().local(id).ok_or(Errno(libc::EBADF))?;
+            give_number(local.port.into())
+        }
+        // Filled as far as the program says, which may not be more than there is.
+        (libc::SOL_SOCKET, libc::SO_PEERNAME) => {
+            let mut locked = rt.lock()?;
+            let stack = locked.stack();
+            let family = stack.family(id).ok_or(Errno(libc::EBADF))?;
+            let peer = stack.last_peer(id).ok_or(Errno(libc::ENOTCONN))?;
+            drop(locked);
+            let mut out = [0; 28];
+            let len = abi::encode_sockaddr(&peer, family, &mut out);
+            if len < room { Err(EINVAL) } else { give(&out[..room]) }
+        }
+        // Whoever asks drives, or will.
+        (libc::SOL_SOCKET, libc::SO_INCOMING_CPU) if rt.lock()?.stack().last_peer(id).is_some() => {
+            let chosen = sys::getsockopt_int(fd, level, name)?;
+            give_number(if chosen == -1 { sys::current_cpu() } else { chosen }.into())
         }
         (libc::IPPROTO_IP, libc::IP_MTU) | (libc::IPPROTO_IPV6, IPV6_MTU) => {
             let mut locked = rt.lock()?;

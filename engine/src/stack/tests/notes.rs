@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::stack::options::SockOpt;
-use crate::stack::{Completed, ZeroCopy};
+use crate::stack::{Completed, Told, ZeroCopy};
 
 fn zerocopy(host: &mut Host, now: Instant, id: SockId) {
     host.stack.set_option(now, id, SockOpt::ZeroCopy, 1).unwrap();
@@ -15,8 +15,8 @@ fn send(n: &mut Net, c: SockId, bytes: usize) {
     assert_eq!(n.a.stack.send(now, c, &[&vec![7; bytes]], flags), Ok(bytes));
 }
 
-fn told(first: u32, last: u32) -> Result<Completed, Error> {
-    Ok(Completed { first, last, copied: true })
+fn told(first: u32, last: u32) -> Result<Told, Error> {
+    Ok(Told::Completed(Completed { first, last, copied: true }))
 }
 
 /// Calls that were sent one by one are told of one by one while somebody reads, and together if not.
@@ -59,7 +59,7 @@ fn a_reset_gives_up_what_waits() {
     n.b.stack.options_mut(s).unwrap().linger_on = true;
     n.b.stack.release(now, s);
     n.settle();
-    assert_eq!(n.a.stack.take_note(c), Ok(Completed { first: 1, last: 2, copied: false }));
+    assert_eq!(n.a.stack.take_note(c), Ok(Told::Completed(Completed { first: 1, last: 2, copied: false })));
     assert_eq!(n.a.stack.take_note(c), told(0, 0));
     assert_eq!(n.a.stack.take_note(c), Err(Error::WouldBlock));
 }
