@@ -7,7 +7,7 @@
 use crate::companion;
 use crate::confined;
 use crate::errno::Outcome;
-use crate::runtime::Runtime;
+use crate::runtime::{Locked, Runtime};
 use core::sync::atomic::Ordering;
 use engine::stack::{SockId, Stack};
 use engine::sys;
@@ -29,11 +29,11 @@ pub fn changed(rt: &Runtime, fd: RawFd, id: SockId) -> Outcome<()> {
 }
 
 /// F_SETFL or FIOASYNC.
-pub fn set_async(rt: &Runtime, fd: RawFd, id: SockId, on: bool) -> Outcome<()> {
+pub fn set_async(locked: &mut Locked, fd: RawFd, id: SockId, on: bool) -> Outcome<()> {
     if on {
-        rt.role().signals_sent.store(1, Ordering::Relaxed);
+        locked.runtime().role().signals_sent.store(1, Ordering::Relaxed);
     }
-    Ok(rt.lock()?.stack().set_async(id, on, fd)?)
+    Ok(locked.stack().set_async(id, on, fd)?)
 }
 
 /// Signals that are sent when the lock is given back.

@@ -158,13 +158,13 @@ pub fn close_range(first: u32, last: u32) -> Vec<(u32, u32)> {
 
 /// F_SETFL on one of our sockets, and the kernel socket has it already.
 pub fn set_flags(rt: &Runtime, fd: RawFd, id: SockId, flags: i32) -> Outcome<()> {
-    set_nonblocking(rt, id, flags & libc::O_NONBLOCK != 0)?;
-    owners::set_async(rt, fd, id, flags & libc::O_ASYNC != 0)
+    let mut locked = rt.lock()?;
+    set_nonblocking(&mut locked, id, flags & libc::O_NONBLOCK != 0)?;
+    owners::set_async(&mut locked, fd, id, flags & libc::O_ASYNC != 0)
 }
 
-/// O_NONBLOCK was changed on one of our sockets, by fcntl or ioctl, and the kernel socket has it already.
-pub fn set_nonblocking(rt: &Runtime, id: SockId, on: bool) -> Outcome<()> {
-    rt.lock()?.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.nonblocking = on;
+fn set_nonblocking(locked: &mut Locked, id: SockId, on: bool) -> Outcome<()> {
+    locked.stack().options_mut(id).ok_or(Errno(libc::EBADF))?.nonblocking = on;
     Ok(())
 }
 
@@ -207,8 +207,8 @@ pub fn ioctl_done(
     arg: *const libc::c_void,
 ) -> Outcome<()> {
     match request {
-        FIONBIO => set_nonblocking(rt, id, abi::read(arg.cast::<i32>())? != 0),
-        FIOASYNC => owners::set_async(rt, fd, id, abi::read(arg.cast::<i32>())? != 0),
+        FIONBIO => set_nonblocking(&mut rt.lock()?, id, abi::read(arg.cast::<i32>())? != 0),
+        FIOASYNC => owners::set_async(&mut rt.lock()?, fd, id, abi::read(arg.cast::<i32>())? != 0),
         FIOSETOWN | SIOCSPGRP => owners::changed(rt, fd, id),
         _ => Ok(()),
     }

@@ -10,29 +10,44 @@ use engine::sys::{self, SysResult};
 use engine::values::signal::{Event, OwnerKind, Signal};
 use std::os::fd::RawFd;
 use std::sync::mpsc::{Sender, channel};
+use std::thread::{Builder, JoinHandle};
 
 /// close_range(2): in a table of one's own.
 const CLOSE_RANGE_UNSHARE: u32 = 2;
 
 /// The way to the thread; none before the first signal, or where there is no thread to be had.
 #[derive(Default)]
-pub struct Signals(Option<Sender<Signal>>);
+pub struct Signals {
+    to: Option<Sender<Signal>>,
+    thread: Option<JoinHandle<()>>,
+}
 
 impl Signals {
     pub fn send(&mut self, signal: Signal) {
-        if self.0.is_none() {
+        if self.to.is_none() {
             let (to, from) = channel::<Signal>();
             let live = move || {
                 let alone = sys::close_range(0, u32::MAX, CLOSE_RANGE_UNSHARE).is_ok();
                 from.iter().for_each(|signal| deliver(&signal, alone));
             };
-            if std::thread::Builder::new().stack_size(64 * 1024).spawn(live).is_ok() {
-                self.0 = Some(to);
+            if let Ok(thread) = Builder::new().stack_size(64 * 1024).spawn(live) {
+                (self.to, self.thread) = (Some(to), Some(thread));
             }
         }
-        match &self.0 {
+        match &self.to {
             Some(to) if to.send(signal).is_ok() => {}
             _ => deliver(&signal, false),
+        }
+    }
+}
+
+impl Drop for Signals {
+    /// What is to be sent is sent.
+    fn drop(&mut self) {
+        self.to = None;
+        if let Some(thread) = self.thread.take() {
+            // One that has panicked sends no more.
+            let _ = thread.join();
         }
     }
 }
