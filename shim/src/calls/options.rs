@@ -380,9 +380,9 @@ fn timeval(us: u64) -> libc::timeval {
     libc::timeval { tv_sec: (us / 1_000_000) as i64, tv_usec: (us % 1_000_000) as i64 }
 }
 
-/// struct tcp_info, as far as tcpi_snd_wnd and its neighbours (Linux 5.4 and later have more behind).
-fn encode_info(i: &TcpInfo) -> [u8; 232] {
-    let mut out = [0u8; 232];
+/// struct tcp_info of Linux 6.18; what is behind the windows is counted as never.
+fn encode_info(i: &TcpInfo) -> [u8; 280] {
+    let mut out = [0u8; 280];
     let flags = u8::from(i.timestamps)
         | u8::from(i.sack) << 1
         | u8::from(i.snd_wscale != 0 || i.rcv_wscale != 0) << 2
@@ -446,5 +446,6 @@ fn encode_info(i: &TcpInfo) -> [u8; 232] {
     // DSACKs, reorderings seen, out-of-order packets; then the windows.
     at += 3 * 4;
     out[at..at + 4].copy_from_slice(&i.snd_wnd.to_ne_bytes());
+    out[at + 4..at + 8].copy_from_slice(&i.rcv_wnd.to_ne_bytes());
     out
 }

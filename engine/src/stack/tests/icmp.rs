@@ -1,6 +1,8 @@
 //! ICMP errors made by hand about segments that a stack has sent: the right ones, and those of somebody who guesses.
 
 use super::*;
+use crate::stack::Told;
+use crate::stack::options::SockOpt;
 use crate::wire::Sum;
 use crate::wire::ip::PROTO_ICMP;
 
@@ -87,6 +89,39 @@ fn a_connection_goes_on_and_remembers() {
     let now = n.time();
     assert_eq!(read_all(&mut n.b.stack, now, s).unwrap(), b"lost");
     assert_eq!(n.a.stack.take_error(c), 0);
+}
+
+/// Who reads the error queue has taken the error that came with it (sock_dequeue_err_skb).
+#[test]
+fn an_attempt_leaves_a_report() {
+    let mut n = Net::new();
+    let c = n.connect(80);
+    let now = n.time();
+    let syn = sent(&mut n.a, now).remove(0);
+    n.deliver(false, &error_about(A, &guessed(&syn), PORT_UNREACHABLE, 0));
+    assert_eq!(n.a.stack.take_note(c), Err(Error::WouldBlock));
+    n.deliver(false, &error_about(A, &syn, PORT_UNREACHABLE, 0));
+    let Ok(Told::Report(report)) = n.a.stack.take_note(c) else { panic!("nothing told") };
+    assert_eq!((report.errno, report.kind, report.code), (libc::ECONNREFUSED, 3, 3));
+    assert_eq!((report.offender, report.destination), (ROUTER, Endpoint::new(B, 80)));
+    assert_eq!(report.quoted[..usize::from(report.quoted_bytes)], syn[20..28]);
+    assert_eq!(n.a.stack.take_error(c), 0);
+}
+
+#[test]
+fn a_connection_with_recverr_tells_at_once() {
+    let mut n = Net::new();
+    let l = n.b.listener(80, 5);
+    let (c, _) = n.connected(l, 80);
+    let now = n.time();
+    n.a.stack.set_option(now, c, SockOpt::RecvErr, 1).unwrap();
+    n.a.stack.send(now, c, &[b"lost"], SendFlags::default()).unwrap();
+    let data = sent(&mut n.a, now).remove(0);
+    n.deliver(false, &error_about(A, &data, HOST_UNREACHABLE, 0));
+    assert!(n.a.stack.readiness(c).any(Ready::ERR));
+    assert_eq!(n.a.stack.take_note(c), Err(Error::WouldBlock));
+    assert_eq!(read_all(&mut n.a.stack, now, c), Err(Error::HostUnreachable));
+    assert_eq!(n.a.stack.tcp_state(c), State::Established);
 }
 
 #[test]
