@@ -1,5 +1,5 @@
-/* Signals of sockets: O_ASYNC and FIOASYNC, F_SETOWN and its relatives, F_SETSIG; which events send one, to whom, and what it says. With
- * the argument "goes on": what an exec keeps. */
+/* Signals of sockets: O_ASYNC and FIOASYNC, F_SETOWN and its relatives, F_SETSIG; SIGURG; which events send one, to whom, and what it
+ * says. With the argument "goes on": what an exec keeps. */
 #include "t.h"
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -222,6 +222,34 @@ static void writing(void) {
     unpair(p);
 }
 
+static void urgent(void) {
+    puts("-- urgent data");
+    struct pair p = pair();
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("nobody's");
+    MUST(fcntl(p.s, F_SETOWN, getpid()));
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("SIGURG");
+    MUST(fcntl(p.s, F_SETSIG, RT));
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("F_SETSIG without O_ASYNC");
+    unpair(p), signals("closed");
+    p = apair();
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("O_ASYNC");
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("again, not read");
+    MUST(send(p.c, "data", 4, MSG_OOB)), signals("behind data");
+    MUST(send(p.c, "data", 4, 0)), signals("data behind it");
+    MUST(setsockopt(p.s, SOL_SOCKET, SO_OOBINLINE, &(int){1}, 4));
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("in line");
+    MUST(fcntl(p.s, F_SETSIG, 0));
+    MUST(send(p.c, "x", 1, MSG_OOB)), signals("SIGIO");
+    int child = fork();
+    if (!child) {
+        MUST(fcntl(p.s, F_SETOWN, getpid())), MUST(fcntl(p.s, F_SETFL, 0));
+        signals("the child's"), fflush(stdout), _exit(0);
+    }
+    nap(80), MUST(send(p.c, "x", 1, MSG_OOB));
+    waitpid(child, NULL, 0), signals("not the parent's");
+    unpair(p);
+}
+
 static void *reader(void *arg) {
     char b[10];
     block(SIG_BLOCK);
@@ -440,6 +468,7 @@ int main(int argc, char **argv) {
     connections();
     ends();
     writing();
+    urgent();
     readers();
     owners();
     handlers();

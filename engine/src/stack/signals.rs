@@ -141,7 +141,8 @@ impl Stack {
         }
         // tcp_urg, which tells of the byte, and then tcp_data_queue; the first of them is told with the announcement.
         let ends = after.fin && !before.fin;
-        let grows = !ends && after.readable > before.readable && enough;
+        // An urgent byte that takes another's place is news, too.
+        let grows = !ends && enough && (after.readable > before.readable || urgent.arrived);
         let told = usize::from(urgent.arrived) + usize::from(grows);
         for _ in usize::from(urgent.announced)..told {
             self.signal(id, Event::Readable);
