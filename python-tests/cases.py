@@ -44,6 +44,7 @@ CASES = [
     c("zerocopy", sysctls={"net.ipv4.tcp_fastopen": 3}),
     c("zerocopy", "few", private={"net.core.optmem_max": 1407}),
     c("sigio"),
+    c("handed", "static:tool"),
     c("files", "stdio"),
     c("files", "exec", timeout=6),
     c("addresses"),

@@ -66,14 +66,14 @@ class Stage:
                 return candidate
         return sys.executable
 
-    def program(self, name):
+    def program(self, name, *flags):
         """A C program, compiled at its first use."""
         binary = self.path / "c-tests" / name
         with self.building:
             if not binary.exists():
                 source = ROOT / "c-tests" / f"{name}.c"
                 subprocess.run(["cc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter",
-                                "-o", binary, source, "-lpthread"], check=True)
+                                *flags, "-o", binary, source, "-lpthread"], check=True)
         return str(binary)
 
     def file(self, name):
@@ -81,11 +81,13 @@ class Stage:
         return str(self.scratch / f"{next(self.numbers)}-{name}")
 
     def command(self, words, **places):
-        """`c:NAME` stands for a compiled program, `py:FILE` for Python and a file, {server} for the server's address."""
+        """`c:NAME` stands for a compiled program, `static:NAME` for one that nothing can be preloaded into, `py:FILE` for Python and a file, {server} for the server's address."""
         out = []
         for word in map(str, words):
             if word.startswith("c:"):
                 out.append(self.program(word[2:]))
+            elif word.startswith("static:"):
+                out.append(self.program(word[7:], "-static"))
             elif word.startswith("py:"):
                 out += [self.python, str(self.path / "python-tests" / word[3:])]
             else:

@@ -300,7 +300,7 @@ extern "C" fn second_child(arg: *mut c_void) -> c_int {
 }
 
 /// Where the program may be: where the launcher says (TCPRELOAD_COMPANION), beside the library, in ../bin of its directory.
-fn program_paths() -> Vec<CString> {
+pub fn program_paths() -> Vec<CString> {
     let mut paths = Vec::new();
     if let Some(named) = std::env::var_os("TCPRELOAD_COMPANION").filter(|v| !v.is_empty()) {
         paths.push(named);

@@ -23,6 +23,38 @@ impl Kept {
     }
 }
 
+/// Set for `tcpreload --relay` where the program that it becomes was to be started with `LD_PRELOAD=`.
+pub const OFF: &str = "TCPRELOAD_RELAY_OFF";
+
+/// Whether it says that nothing is to be preloaded.
+///
+/// # Safety
+/// As [`kept`].
+pub unsafe fn is_switched_off(envp: *const *const c_char) -> bool {
+    // SAFETY: as the caller vouches for.
+    unsafe { strings(envp) }.iter().any(|s| s.to_bytes() == PRELOAD)
+}
+
+/// What `tcpreload --relay` is started with in the place of a program that was to get `envp`: as [`kept`], and preloaded in any case.
+///
+/// # Safety
+/// As [`kept`].
+pub unsafe fn for_relay(envp: *const *const c_char, family: &str) -> Option<Kept> {
+    // SAFETY: as the caller vouches for.
+    let (given, off) = unsafe { (strings(envp), is_switched_off(envp)) };
+    if !off {
+        // SAFETY: the same.
+        return unsafe { kept(envp, Some(family)) };
+    }
+    let own = [[PRELOAD, own_path()?.to_bytes()].concat(), format!("{OFF}=1").into(), format!("{FAMILY}={family}").into()];
+    let own: Vec<CString> = own.into_iter().filter_map(|s| CString::new(s).ok()).collect();
+    let goes = |s: &CStr| s.to_bytes() == PRELOAD || s.to_bytes().starts_with(FAMILY.as_bytes());
+    let mut list: Vec<*const c_char> = given.iter().filter(|s| !goes(s)).map(|s| s.as_ptr()).collect();
+    list.extend(own.iter().map(|s| s.as_ptr()));
+    list.push(core::ptr::null());
+    Some(Kept { list, _own: own })
+}
+
 /// What to pass on in the place of `envp`; `None`: as it is. `family`: what the new program finds as TCPRELOAD_FAMILY; what this
 /// one found there is not passed on.
 ///
@@ -85,7 +117,7 @@ fn contains(list: &[u8], library: &[u8]) -> bool {
 
 /// # Safety
 /// As [`kept`].
-unsafe fn strings<'a>(envp: *const *const c_char) -> Vec<&'a CStr> {
+pub unsafe fn strings<'a>(envp: *const *const c_char) -> Vec<&'a CStr> {
     let mut all = Vec::new();
     if envp.is_null() {
         return all;

@@ -11,6 +11,7 @@
 //! | `epoll`, `poll` | readiness of our sockets and of others in one set |
 //! | `portguard` | kernel sockets that keep the kernel silent on our ports |
 //! | `process`, `environment` | fork, exec, exit; what a program that is started finds in its environment |
+//! | `relay`, `program` | connections that are handed to programs which cannot be preloaded; which those are |
 //! | `companion` | the process that stands in for the program where a library cannot |
 //! | `signals`, `cancel` | calls that a signal interrupts, threads that are cancelled |
 //! | `passing` | our sockets in messages between processes |
@@ -44,6 +45,8 @@ mod passing;
 mod poll;
 mod portguard;
 mod process;
+mod program;
+mod relay;
 mod round;
 mod runtime;
 mod signals;

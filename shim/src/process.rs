@@ -239,6 +239,29 @@ pub struct Departure {
     left: bool,
     /// TCPRELOAD_FAMILY for the new program.
     pub family: Option<String>,
+    pub goes_on: GoesOn,
+}
+
+/// What a program is started with, in view of one that cannot be preloaded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GoesOn {
+    Nothing,
+    /// Sockets of ours that nothing can be done for.
+    Others,
+    /// What a relay serves, or an error has to stand for (`relay::concerns`).
+    Concerns,
+}
+
+impl GoesOn {
+    fn of(locked: &mut Locked, survivors: &[(RawFd, SockId)]) -> GoesOn {
+        if survivors.iter().any(|&(fd, id)| crate::relay::concerns(fd, locked.stack().phase(id))) {
+            GoesOn::Concerns
+        } else if survivors.is_empty() {
+            GoesOn::Nothing
+        } else {
+            GoesOn::Others
+        }
+    }
 }
 
 /// Our sockets that an exec leaves open, each with its descriptor.
@@ -263,9 +286,16 @@ pub fn before_exec() -> Option<Departure> {
     let rt = runtime::attached()?;
     let there = companion::is_there(rt);
     let survivors = if there { survivors() } else { Vec::new() };
-    let mut departure =
-        Departure { rt, released: Vec::new(), guards: false, pipe: None, left: false, family: None };
     let mut locked = rt.lock().ok()?;
+    let mut departure = Departure {
+        rt,
+        released: Vec::new(),
+        guards: false,
+        pipe: None,
+        left: false,
+        family: None,
+        goes_on: GoesOn::of(&mut locked, &survivors),
+    };
     let mut alone = 0;
     for (fd, kind) in fdtable::ours() {
         let elsewhere = match kind {
@@ -353,20 +383,21 @@ pub struct Spawning {
     rt: &'static Runtime,
     place: Holder,
     pub family: String,
+    pub goes_on: GoesOn,
 }
 
-/// What lists of file actions duplicate: the list's address, and a descriptor of ours. Only touched under the arena's lock, which
+/// What lists of file actions duplicate: the list's address, a descriptor of ours, and the number that it gets. Only touched under the arena's lock, which
 /// fork holds.
-static DUPLICATED: Mutex<Vec<(usize, RawFd)>> = Mutex::new(Vec::new());
+static DUPLICATED: Mutex<Vec<(usize, RawFd, RawFd)>> = Mutex::new(Vec::new());
 
-/// A list of file actions duplicates `fd`, close-on-exec or not.
-pub fn spawn_will_duplicate(actions: usize, fd: RawFd) {
+/// A list of file actions duplicates `fd` to `new`, close-on-exec or not.
+pub fn spawn_will_duplicate(actions: usize, fd: RawFd, new: RawFd) {
     if let Some((rt, _)) = fdtable::socket(fd)
         && let Ok(_locked) = rt.lock()
     {
         let mut lists = DUPLICATED.lock();
-        if !lists.contains(&(actions, fd)) {
-            lists.push((actions, fd));
+        if !lists.contains(&(actions, fd, new)) {
+            lists.push((actions, fd, new));
         }
     }
 }
@@ -384,22 +415,27 @@ pub fn spawn_forgets(actions: usize) {
 pub fn before_spawn(actions: usize) -> Option<Spawning> {
     let rt = runtime::attached().filter(|rt| companion::is_there(rt))?;
     let mut survivors = survivors();
-    let lists: Vec<(usize, RawFd)> =
+    let lists: Vec<(usize, RawFd, RawFd)> =
         rt.lock().ok().map(|_locked| DUPLICATED.lock().clone()).unwrap_or_default();
-    for &(_, fd) in lists.iter().filter(|d| d.0 == actions) {
-        if let Some((_, id)) = fdtable::socket(fd)
-            && !survivors.iter().any(|s| s.1 == id)
-        {
-            survivors.push((fd, id));
+    // Those that are there under another number.
+    let mut moved = Vec::new();
+    for &(_, fd, new) in lists.iter().filter(|d| d.0 == actions) {
+        if let Some((_, id)) = fdtable::socket(fd) {
+            moved.push((new, id));
+            if !survivors.iter().any(|s| s.1 == id) {
+                survivors.push((fd, id));
+            }
         }
     }
     let family = family_name(rt, &survivors)?;
     let mut locked = rt.lock().ok()?;
     let place = rt.words().expect_process(sys::getpid() as u32)?;
+    moved.extend(&survivors);
+    let goes_on = GoesOn::of(&mut locked, &moved);
     // Held for the child until it counts them itself, or ends.
     let ids: Vec<SockId> = survivors.iter().map(|s| s.1).collect();
     locked.stack().retain_for(place, &ids);
-    Some(Spawning { rt, place, family })
+    Some(Spawning { rt, place, family, goes_on })
 }
 
 impl Spawning {

@@ -8,6 +8,7 @@ pub mod arena;
 pub mod inspect;
 pub mod lock;
 pub mod messages;
+pub mod relay;
 pub mod words;
 
 pub use arena::{Arena, Guard};

@@ -2,6 +2,7 @@
 //! there are, and how the companion does.
 
 use super::lock::RobustLock;
+use super::relay::RelayWords;
 use crate::stack::{Holder, Wake, WakeKind};
 use crate::sys;
 use crate::values::limits::{MAX_PROCESSES, MAX_WAITERS};
@@ -17,6 +18,7 @@ pub struct Words {
     /// Processes of the family. The first place is never used: as a holder it stands for descriptors in messages.
     processes: [ProcessWords; MAX_PROCESSES],
     pub companion: CompanionWords,
+    pub relays: RelayWords,
 }
 
 /// A place in the list of processes.

@@ -5,8 +5,10 @@ use crate::block;
 use crate::calls::errqueue;
 use crate::calls::socket::{await_connection, reach, waiting_to_receive, waiting_to_send};
 use crate::errno::{Errno, Outcome};
+use crate::relay;
 use crate::round;
 use crate::runtime::{Locked, Runtime};
+use engine::shared::relay::Question;
 use engine::stack::{Ready, RecvFlags, SendFlags, SockId, SocketPhase, ZeroCopy};
 use engine::sys;
 use engine::values::Error;
@@ -33,6 +35,11 @@ pub fn send(rt: &Runtime, id: SockId, data: Cursor, flags: i32) -> Outcome<usize
     send_to(rt, id, data, flags, None)
 }
 
+/// What is asked of a relay before a call sends.
+fn written(nonblocking: bool) -> Question {
+    if nonblocking { Question::WrittenNow } else { Question::Written }
+}
+
 /// [`send`], which with MSG_FASTOPEN connects first.
 ///
 /// # Errors
@@ -46,6 +53,7 @@ pub fn send_to(
 ) -> Outcome<usize> {
     let mut fault = None;
     let (more, urgent) = (flags & libc::MSG_MORE != 0, flags & libc::MSG_OOB != 0);
+    relay::settle(rt, id, written(flags & libc::MSG_DONTWAIT != 0))?;
     let mut locked = rt.lock()?;
     // Urgent bytes that left together would be one.
     if !urgent {
@@ -224,6 +232,7 @@ pub fn recv(rt: &Runtime, id: SockId, mut data: Cursor, flags: i32) -> Outcome<u
     if flags & libc::MSG_ERRQUEUE != 0 {
         return errqueue::read(rt, id, &mut data);
     }
+    relay::settle(rt, id, Question::Read)?;
     if flags & libc::MSG_OOB != 0 {
         return Ok(recv_urgent(rt, id, &mut data, flags)?.unwrap_or(0));
     }
@@ -510,6 +519,7 @@ pub fn splice_in(rt: &Runtime, id: SockId, pipe: RawFd, len: usize, flags: u32) 
         }
     }
     let mut buffer = vec![0u8; len.clamp(1, 4096)];
+    relay::settle(rt, id, written(dontwait))?;
     let got = sys::read(pipe, &mut buffer)?;
     let mut done = 0;
     while done < got {

@@ -9,6 +9,7 @@
 use crate::abi;
 use crate::errno::{Errno, Outcome};
 use crate::runtime::Runtime;
+use engine::shared::relay;
 use engine::stack::SockId;
 use engine::stack::options::SockOpt;
 use engine::sys;
@@ -101,6 +102,9 @@ pub fn set(
 ) -> Outcome<i32> {
     if (len as i32) < 0 {
         return Err(EINVAL);
+    }
+    if level == relay::LEVEL {
+        return crate::relay::set_option(rt, id, name, if len == 8 { abi::read(at.cast())? } else { 0 });
     }
     if let Some((opt, kernel_too)) = known(rt, id, level, name)? {
         let value = number(level, name, at, len)?;
@@ -248,6 +252,10 @@ pub fn get(
     at: *mut libc::c_void,
     len_at: *mut libc::socklen_t,
 ) -> Outcome<i32> {
+    if level == relay::LEVEL {
+        abi::write(at.cast::<i32>(), crate::relay::option(rt, id, name)?)?;
+        return Ok(0);
+    }
     let option = known(rt, id, level, name).map_err(|errno| match errno {
         // ip_getsockopt has another word for it than ip_setsockopt.
         Errno(libc::ENOPROTOOPT) => Errno(libc::EOPNOTSUPP),

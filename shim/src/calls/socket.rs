@@ -474,6 +474,7 @@ pub fn shutdown(rt: &Runtime, id: SockId, how: i32) -> Outcome<i32> {
         libc::SHUT_RDWR => ShutdownHow::Both,
         _ => return Err(Errno(libc::EINVAL)),
     };
+    crate::relay::settle(rt, id, engine::shared::relay::Question::Written)?;
     let mut locked = rt.lock()?;
     // What the peer has done in the meantime counts.
     locked.turn_if_due();

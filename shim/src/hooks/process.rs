@@ -4,8 +4,9 @@ use crate::confined;
 use crate::environment::{self, Kept};
 use crate::errno;
 use crate::hooks::variadic::{VaList, variadic};
-use crate::process;
-use core::ffi::{c_char, c_int, c_ulong, c_void};
+use crate::process::{self, GoesOn};
+use crate::relay::{self, Door};
+use core::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 use libc::pid_t;
 use redhook::{hook, real};
@@ -92,10 +93,23 @@ unsafe extern "C" {
     static environ: Strings;
 }
 
+/// A program's path or name; a null is the kernel's to refuse.
+unsafe fn named<'a>(path: *const c_char, door: impl FnOnce(&'a CStr) -> Door<'a>) -> Option<Door<'a>> {
+    // SAFETY: the program's string.
+    (!path.is_null()).then(|| door(unsafe { CStr::from_ptr(path) }))
+}
+
 /// An exec by `real`, which gets the environment to pass on.
-unsafe fn exec(envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
+unsafe fn exec(door: Option<Door>, argv: Strings, envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
     let departure = process::before_exec();
     let family = departure.as_ref().and_then(|d| d.family.as_deref());
+    if let (Some(departure), Some(family), Some(door)) = (&departure, family, door) {
+        match departure.goes_on {
+            GoesOn::Concerns => unsafe { by_relay(door, argv, envp, family) },
+            GoesOn::Others => relay::tell_of_others(door),
+            GoesOn::Nothing => {}
+        }
+    }
     let kept = unsafe { environment::kept(envp, family) };
     let result = real(kept.as_ref().map_or(envp, Kept::as_ptr));
     let failure = errno::get();
@@ -106,39 +120,54 @@ unsafe fn exec(envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
     result
 }
 
+/// Becomes the relay of a program that cannot be preloaded; comes back if it can be, or if there is no relay to be had.
+unsafe fn by_relay(door: Door, argv: Strings, envp: Strings, family: &str) {
+    let Some(detour) = (unsafe { relay::detour(door, argv, envp) }) else { return };
+    let kept = unsafe { environment::for_relay(envp, family) };
+    let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
+    for path in &detour.paths {
+        unsafe { real!(execve)(path.as_ptr(), detour.argv(), envp) };
+    }
+    relay::tell_of_failure(errno::get());
+}
+
 hook! {
     unsafe fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int => tcpreload_execve {
-        unsafe { exec(envp, |envp| real!(execve)(path, argv, envp)) }
+        unsafe { exec(named(path, Door::Path), argv, envp, |envp| real!(execve)(path, argv, envp)) }
     }
 }
 
 hook! {
     unsafe fn execv(path: *const c_char, argv: Strings) -> c_int => tcpreload_execv {
-        unsafe { exec(environ, |envp| real!(execve)(path, argv, envp)) }
+        unsafe { exec(named(path, Door::Path), argv, environ, |envp| real!(execve)(path, argv, envp)) }
     }
 }
 
 hook! {
     unsafe fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int => tcpreload_execvpe {
-        unsafe { exec(envp, |envp| real!(execvpe)(file, argv, envp)) }
+        unsafe { exec(named(file, Door::File), argv, envp, |envp| real!(execvpe)(file, argv, envp)) }
     }
 }
 
 hook! {
     unsafe fn execvp(file: *const c_char, argv: Strings) -> c_int => tcpreload_execvp {
-        unsafe { exec(environ, |envp| real!(execvpe)(file, argv, envp)) }
+        unsafe { exec(named(file, Door::File), argv, environ, |envp| real!(execvpe)(file, argv, envp)) }
     }
 }
 
 hook! {
     unsafe fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int => tcpreload_fexecve {
-        unsafe { exec(envp, |envp| real!(fexecve)(fd, argv, envp)) }
+        unsafe { exec(Some(Door::Open(fd)), argv, envp, |envp| real!(fexecve)(fd, argv, envp)) }
     }
 }
 
 hook! {
     unsafe fn execveat(dir: c_int, path: *const c_char, argv: Strings, envp: Strings, flags: c_int) -> c_int => tcpreload_execveat {
-        unsafe { exec(envp, |envp| real!(execveat)(dir, path, argv, envp, flags)) }
+        unsafe {
+            let open = flags & libc::AT_EMPTY_PATH != 0 && !path.is_null() && *path == 0;
+            let door = if open { Some(Door::Open(dir)) } else { named(path, |path| Door::Under(dir, path)) };
+            exec(door, argv, envp, |envp| real!(execveat)(dir, path, argv, envp, flags))
+        }
     }
 }
 
@@ -179,15 +208,28 @@ variadic!(execle, 1, "rsi", "x1", execle_list);
 /// posix_spawn: the child acts inside of libc, on nothing of ours; its environment is looked after, and what it may inherit is
 /// held for it.
 macro_rules! spawn_door {
-    ($name:ident, $hook:ident) => {
+    ($name:ident, $hook:ident, $door:expr) => {
         hook! {
             unsafe fn $name(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void, argv: Strings, envp: Strings) -> c_int => $hook {
                 let spawning = process::before_spawn(actions as usize);
-                let kept = unsafe { environment::kept(envp, spawning.as_ref().map(|s| s.family.as_str())) };
                 let mut child: pid_t = 0;
-                let result = unsafe {
-                    let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
-                    real!($name)(&raw mut child, path, actions, attributes, argv, envp)
+                let relayed = match &spawning {
+                    Some(spawning) => unsafe {
+                        spawn_relay(spawning, named(path, $door), argv, envp, |path, argv, envp| {
+                            real!($name)(&raw mut child, path, actions, attributes, argv, envp)
+                        })
+                    },
+                    None => false,
+                };
+                let result = if relayed {
+                    0
+                } else {
+                    let family = spawning.as_ref().map(|s| s.family.as_str());
+                    unsafe {
+                        let kept = environment::kept(envp, family);
+                        let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
+                        real!($name)(&raw mut child, path, actions, attributes, argv, envp)
+                    }
                 };
                 if let Some(spawning) = spawning {
                     spawning.done((result == 0).then_some(child));
@@ -201,15 +243,44 @@ macro_rules! spawn_door {
     };
 }
 
-spawn_door!(posix_spawn, tcpreload_posix_spawn);
-spawn_door!(posix_spawnp, tcpreload_posix_spawnp);
+/// Starts the relay of a program that cannot be preloaded; false: it can be, or there is no relay to be had.
+unsafe fn spawn_relay(
+    spawning: &process::Spawning,
+    door: Option<Door>,
+    argv: Strings,
+    envp: Strings,
+    mut real: impl FnMut(*const c_char, Strings, Strings) -> c_int,
+) -> bool {
+    let Some(door) = door else { return false };
+    if spawning.goes_on != GoesOn::Concerns {
+        if spawning.goes_on == GoesOn::Others {
+            relay::tell_of_others(door);
+        }
+        return false;
+    }
+    let Some(detour) = (unsafe { relay::detour(door, argv, envp) }) else { return false };
+    let kept = unsafe { environment::for_relay(envp, &spawning.family) };
+    let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
+    let mut failure = libc::ENOENT;
+    for path in &detour.paths {
+        failure = real(path.as_ptr(), detour.argv(), envp);
+        if failure == 0 {
+            return true;
+        }
+    }
+    relay::tell_of_failure(failure);
+    false
+}
+
+spawn_door!(posix_spawn, tcpreload_posix_spawn, Door::Path);
+spawn_door!(posix_spawnp, tcpreload_posix_spawnp, Door::File);
 
 // The list of actions is libc's secret: what it will duplicate is noted as it is put down.
 hook! {
     unsafe fn posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, new: c_int) -> c_int => tcpreload_spawn_dup2 {
         let result = unsafe { real!(posix_spawn_file_actions_adddup2)(actions, fd, new) };
         if result == 0 {
-            process::spawn_will_duplicate(actions as usize, fd);
+            process::spawn_will_duplicate(actions as usize, fd, new);
         }
         result
     }

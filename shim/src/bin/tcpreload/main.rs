@@ -1,7 +1,7 @@
 //! `tcpreload PROGRAM ARGS`: starts a program with its TCP served by the engine.
 //! `tcpreload ss` and `tcpreload nstat` look into programs that run so.
 //!
-//! The first argument decides: `ss` and `nstat` are the tools, `--companion` is what the library starts, everything else is the launcher's. A program of such a
+//! The first argument decides: `ss` and `nstat` are the tools, `--companion` and `--relay` are what the library starts, everything else is the launcher's. A program of such a
 //! name is started with `tcpreload -- ss`.
 
 mod companion;
@@ -10,7 +10,9 @@ mod family;
 mod launch;
 mod nstat;
 mod privilege;
+#[path = "../../program.rs"]
 mod program;
+mod relay;
 mod ss;
 
 use clap::Parser;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.get(1).and_then(|word| word.to_str()) {
         Some(companion::ARGUMENT) => companion::run(&args),
+        Some(relay::ARGUMENT) => relay::run(&args),
         Some("ss") => tool(&args, ss::run),
         Some("nstat") => tool(&args, nstat::run),
         _ => launcher(&args),

@@ -1,14 +1,16 @@
 //! What a program file is: found as execvp(3) finds it, followed through `#!`, and checked for what a preloaded library
-//! cannot serve.
+//! cannot serve. The launcher looks before it starts a program, the library before it hands one a socket.
 
-use crate::privilege;
+use engine::sys;
 use object::elf;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadCache, ReadRef};
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{Error, ErrorKind, Read};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::Metadata;
+use std::io::{Error, ErrorKind, Read, Seek, SeekFrom};
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Interpreters of interpreters that Linux follows before it gives up with ELOOP.
@@ -52,7 +54,7 @@ fn executable(path: &Path) -> Lookup {
         }
         Err(e) => return Lookup::NotExecutable(e),
     }
-    let Ok(c_path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return Lookup::NotFound };
+    let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else { return Lookup::NotFound };
     // SAFETY: a terminated string.
     if unsafe { libc::faccessat(libc::AT_FDCWD, c_path.as_ptr(), libc::X_OK, libc::AT_EACCESS) } != 0 {
         return Lookup::NotExecutable(Error::last_os_error());
@@ -67,12 +69,13 @@ fn executable(path: &Path) -> Lookup {
 pub fn check(path: &Path) -> Result<(), String> {
     let mut path = path.to_path_buf();
     for _ in 0..MAX_INTERPRETERS {
-        let Ok(mut file) = File::open(&path) else {
+        let Ok(file) = Reader::open(&path) else {
             // Executable but not readable: nothing to see, and nothing against it.
             return Ok(());
         };
         let mut head = Vec::new();
-        let read = file.by_ref().take(FIRST_LINE_BYTES as u64).read_to_end(&mut head);
+        let mut reader = &file;
+        let read = reader.by_ref().take(FIRST_LINE_BYTES as u64).read_to_end(&mut head);
         if read.is_err() {
             return Ok(());
         }
@@ -129,9 +132,50 @@ fn interpreter(head: &[u8]) -> Option<Interpreter> {
     })
 }
 
-fn check_elf(path: &Path, file: &File) -> Result<(), String> {
-    let metadata = file.metadata().map_err(|e| e.to_string())?;
-    if let Some(reason) = privilege::secure_mode(path, &metadata) {
+/// A file that is read by system calls: the library must not come back through its own overrides.
+struct Reader {
+    fd: RawFd,
+    at: core::cell::Cell<u64>,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Reader, i32> {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| libc::ENOENT)?;
+        let fd = sys::open(&path, libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK)?;
+        Ok(Reader { fd, at: core::cell::Cell::new(0) })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = sys::close(self.fd);
+    }
+}
+
+impl Read for &Reader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let n = sys::pread(self.fd, out, self.at.get()).map_err(Error::from_raw_os_error)?;
+        self.at.set(self.at.get() + n as u64);
+        Ok(n)
+    }
+}
+
+impl Seek for &Reader {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let (base, by) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            SeekFrom::Current(by) => (self.at.get(), by),
+            SeekFrom::End(by) => (sys::file_size(self.fd).map_err(Error::from_raw_os_error)?, by),
+        };
+        let at = base.checked_add_signed(by).ok_or(ErrorKind::InvalidInput)?;
+        self.at.set(at);
+        Ok(at)
+    }
+}
+
+fn check_elf(path: &Path, file: &Reader) -> Result<(), String> {
+    let metadata = path.metadata().map_err(|e| e.to_string())?;
+    if let Some(reason) = secure_mode(path, &metadata) {
         return Err(reason);
     }
     let cache = ReadCache::new(file);
@@ -149,8 +193,9 @@ fn check_elf(path: &Path, file: &File) -> Result<(), String> {
 }
 
 fn same_machine(header: &elf::FileHeader64<Endianness>) -> bool {
-    let own = File::open("/proc/self/exe").ok().map(ReadCache::new);
-    let own = own.as_ref().and_then(|cache| elf::FileHeader64::<Endianness>::parse(cache).ok());
+    let own = Reader::open(Path::new("/proc/self/exe")).ok();
+    let cache = own.as_ref().map(ReadCache::new);
+    let own = cache.as_ref().and_then(|cache| elf::FileHeader64::<Endianness>::parse(cache).ok());
     match (own, header.endian()) {
         (Some(own), Ok(endian)) => {
             own.e_ident().data == header.e_ident().data && own.e_machine(endian) == header.e_machine(endian)
@@ -213,6 +258,52 @@ fn is_loader(path: &Path) -> bool {
 
 fn file_name(path: &Path) -> &[u8] {
     path.file_name().unwrap_or_default().as_bytes()
+}
+
+/// Why the loader would run this file in secure mode and ignore LD_PRELOAD (ld.so(8), "Secure-execution mode"); `None`
+/// when it would not. A set-user-ID file that changes nothing, as root's own run by root, is not run so.
+fn secure_mode(path: &Path, file: &Metadata) -> Option<String> {
+    if no_new_privileges() || on_nosuid_mount(path) {
+        return None;
+    }
+    // SAFETY: these read numbers and cannot fail.
+    let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };
+    // Without the group's execute bit, set-group-ID once meant mandatory locking and changes nothing here.
+    let sets_group = file.mode() & libc::S_ISGID != 0 && file.mode() & libc::S_IXGRP != 0;
+    if file.mode() & libc::S_ISUID != 0 && file.uid() != uid {
+        return Some(format!(
+            "it is set-user-ID (to {}), and the loader ignores LD_PRELOAD for such programs",
+            file.uid()
+        ));
+    }
+    if sets_group && file.gid() != gid {
+        return Some(format!(
+            "it is set-group-ID (to {}), and the loader ignores LD_PRELOAD for such programs",
+            file.gid()
+        ));
+    }
+    (uid != 0 && has_file_capabilities(path))
+        .then(|| "it has file capabilities, and the loader ignores LD_PRELOAD for such programs".to_string())
+}
+
+fn no_new_privileges() -> bool {
+    sys::prctl(libc::PR_GET_NO_NEW_PRIVS, 0) == Ok(1)
+}
+
+fn on_nosuid_mount(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    let mut answer = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: a terminated string and room for the answer, which is read only after success.
+    unsafe {
+        libc::statvfs(path.as_ptr(), answer.as_mut_ptr()) == 0
+            && answer.assume_init().f_flag & libc::ST_NOSUID != 0
+    }
+}
+
+fn has_file_capabilities(path: &Path) -> bool {
+    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
+    // SAFETY: two terminated strings; a size of zero asks for the length only.
+    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 #[cfg(test)]
