@@ -292,7 +292,7 @@ static void shell(void) {
         _exit(98);
     }
     close(p.s);
-    MUST(write(p.c, "one\ntwo\nthree\nfour\nfive\n", 24));
+    MUST(write(p.c, "one\ntwo\nthree\nfour\n", 19));
     long n = readn(p.c, b, sizeof b - 1);
     b[n < 0 ? 0 : n] = 0;
     printf("%s%s\n", b, n < 0 ? errname(errno) : "");

@@ -422,9 +422,9 @@ pub fn before_spawn(actions: usize) -> Option<Spawning> {
     for &(_, fd, new) in lists.iter().filter(|d| d.0 == actions) {
         if let Some((_, id)) = fdtable::socket(fd) {
             moved.push((new, id));
-            if !survivors.iter().any(|s| s.1 == id) {
-                survivors.push((fd, id));
-            }
+            // In front: the list in the environment is short, and others are often closed by a further action.
+            survivors.retain(|s| s.1 != id);
+            survivors.insert(0, (fd, id));
         }
     }
     let family = family_name(rt, &survivors)?;
