@@ -193,6 +193,40 @@ static void bulk(void) {
     close(p.c), close(p.l);
 }
 
+/* What is written last arrives, however slowly it is read. */
+static void pours(void) {
+    struct pair p = pair();
+    static uint8_t b[1 << 20];
+    pid_t pid = start(EXECVE, p.s, 2, "pour", "1048576", NULL);
+    close(p.s);
+    nap(100);
+    long n = readn(p.c, b, sizeof b), good = 0;
+    for (long i = 0; i < n; i++)
+        good += b[i] == at(i);
+    ended("pour", pid);
+    printf("poured: %ld\n", good);
+    SAY("its end", read(p.c, b, 1));
+    close(p.c), close(p.l);
+
+    p = pair();
+    pid = start(EXECVE, p.s, 2, "pour", "150000", NULL);
+    close(p.s);
+    ended("before anything was read", pid);
+    n = readn(p.c, b, sizeof b);
+    for (long i = good = 0; i < n; i++)
+        good += b[i] == at(i);
+    printf("poured: %ld\n", good);
+    close(p.c), close(p.l);
+
+    p = pair();
+    pid = start(EXECVE, p.s, 2, "forks", NULL, NULL);
+    close(p.s);
+    ended("one with a child", pid);
+    SAY("the child goes on", readn(p.c, b, 5));
+    printf("it echoes %zu\n", echoed(p.c, 200000));
+    close(p.c), close(p.l);
+}
+
 static void halves(void) {
     struct pair p = pair();
     int report[2];
@@ -392,6 +426,7 @@ int main(int argc, char **argv) {
     ways();
     state();
     bulk();
+    pours();
     halves();
     shared();
     shell();

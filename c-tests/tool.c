@@ -83,6 +83,27 @@ int main(int argc, char **argv) {
         drain();
         return 0;
     }
+    if (!strcmp(what, "pour")) {
+        for (size_t i = 0, all = atoi(arg); i < all; i += n) {
+            n = all - i < sizeof b ? all - i : sizeof b;
+            for (ssize_t k = 0; k < n; k++)
+                b[k] = (i + k) * 7 + ((i + k) >> 11);
+            put(b, n);
+        }
+        return 0;
+    }
+    if (!strcmp(what, "forks")) {
+        /* The child goes on when the parent has ended: a line of its own, and an echo. */
+        if (fork())
+            return 0;
+        setsid();
+        while (getppid() != 1)
+            usleep(1000);
+        put("child", 5);
+        while ((n = read(0, b, sizeof b)) > 0)
+            put(b, n);
+        return 0;
+    }
     if (!strcmp(what, "half")) {
         put("bye", 3);
         dprintf(2, "shutdown: %d\n", shutdown(1, SHUT_WR));

@@ -108,10 +108,16 @@ impl Question {
     }
 }
 
-fn address(name: u64) -> Vec<u8> {
-    let mut out = (libc::AF_UNIX as u16).to_ne_bytes().to_vec();
-    out.push(0);
-    out.extend_from_slice(format!("tcpreload-relay/{name:016x}").as_bytes());
+const PREFIX: &[u8; 18] = b"\0\0\0tcpreload-relay";
+
+/// An abstract address. Nothing is allocated: who asks may be a signal handler.
+fn address(name: u64) -> [u8; PREFIX.len() + 17] {
+    let mut out = [b'/'; PREFIX.len() + 17];
+    out[..PREFIX.len()].copy_from_slice(PREFIX);
+    out[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
+    for (n, digit) in out[PREFIX.len() + 1..].iter_mut().enumerate() {
+        *digit = b"0123456789abcdef"[(name >> (60 - 4 * n) & 15) as usize];
+    }
     out
 }
 
