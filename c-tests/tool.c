@@ -94,10 +94,11 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(what, "forks")) {
         /* The child goes on when the parent has ended: a line of its own, and an echo. */
+        pid_t parent = getpid();
         if (fork())
             return 0;
         setsid();
-        while (getppid() != 1)
+        while (getppid() == parent)
             usleep(1000);
         put("child", 5);
         while ((n = read(0, b, sizeof b)) > 0)
