@@ -291,6 +291,18 @@ def socat(play):
         play.same(play.directory / "got", digest)
 
 
+@program("socat, a static program", "socat", families=("4", "6"), short=True)
+def socat_static(play):
+    """The connection itself becomes the standard input and output of a program that cannot be preloaded."""
+    kind = "TCP6" if play.family == "6" else "TCP4"
+    path, digest = play.blob(8)
+    tool = stage().program("tool", "-static")
+    play.serve("socat", f"{kind}-LISTEN:7000,reuseaddr,fork", f"EXEC:{tool} echo,nofork", port=7000, roles=("server",))
+    for _ in range(3):
+        play.ask("sh", "-c", f"socat -t 20 - {kind}:{play.url_host}:7000 < {path} > {play.directory}/got", timeout=60)
+        play.same(play.directory / "got", digest)
+
+
 @program("iperf3", "iperf3", families=("4", "6"), short=True)
 def iperf3(play):
     """Both ways, four streams, and bounded in bytes."""

@@ -19,6 +19,9 @@ const MAX_INTERPRETERS: usize = 5;
 /// Bytes of the first line that Linux looks at (BINPRM_BUF_SIZE).
 const FIRST_LINE_BYTES: usize = 256;
 
+/// Why a program of musl's cannot be preloaded. Its loader does not start it at all where the library is named.
+pub const MUSL: &str = "it is linked with musl, and the library needs glibc";
+
 pub enum Lookup {
     Found(PathBuf),
     /// There is such a file, but it cannot be executed.
@@ -244,7 +247,7 @@ impl Traits {
             None if is_loader(path) => Ok(()),
             None => Err("it is statically linked, there is no loader to read LD_PRELOAD".to_string()),
             Some(loader) if file_name(loader).starts_with(b"ld-musl") => {
-                Err("it is linked with musl, and the library needs glibc".to_string())
+                Err(MUSL.to_string())
             }
             Some(_) => Ok(()),
         }

@@ -11,7 +11,7 @@
 
 mod pump;
 
-use crate::EXIT_LAUNCHER;
+use crate::{EXIT_LAUNCHER, program};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use engine::shared::relay::PHASE;
 use engine::stack::SocketPhase;
@@ -20,6 +20,7 @@ use std::ffi::{CString, OsString};
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// The argument that starts it.
@@ -236,12 +237,13 @@ extern "C" fn look() {
 }
 
 fn become_program(path: &OsString, argv: &[OsString]) -> ExitCode {
+    let needs_none = program::check(Path::new(path)).is_err_and(|why| why == program::MUSL);
     let text = |word: &OsString| CString::new(word.as_bytes()).unwrap_or_default();
     let path = text(path);
     let argv: Vec<CString> = argv.iter().map(text).collect();
     let mut pointers: Vec<*const libc::c_char> = argv.iter().map(|word| word.as_ptr()).collect();
     pointers.push(core::ptr::null());
-    if std::env::var_os(OFF).is_some() {
+    if needs_none || std::env::var_os(OFF).is_some() {
         // SAFETY: this process has one thread.
         unsafe {
             std::env::remove_var(OFF);
