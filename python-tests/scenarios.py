@@ -248,6 +248,67 @@ def nothing_left():
             raise Failed(text)
 
 
+HANDED = """
+import os, socket, subprocess, sys, time
+tool = sys.argv[1]
+run = lambda what, s: subprocess.Popen([tool, what], stdin=s, stdout=s, stderr=subprocess.PIPE, text=True)
+l = socket.create_server(("127.0.0.1", 0))
+print("a listener:", run("accept", l).communicate(timeout=10)[1], end="")
+
+def connection():
+    c = socket.create_connection(l.getsockname())
+    return c, l.accept()[0]
+
+c, s = connection()
+child = run("drain", s)
+s.close()
+print("it is up:", c.recv(2))
+here = os.readlink("/proc/self/ns/net")
+relays = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        if os.readlink(f"/proc/{pid}/ns/net") == here and open(f"/proc/{pid}/cmdline").read().split("\\0")[1] == "--relay":
+            relays.append(int(pid))
+    except (OSError, IndexError):
+        pass
+print("relays:", len(relays))
+os.kill(relays[0], 9)
+print("its program:", child.communicate(timeout=10)[1], end="")
+print("its peer:", c.recv(1))
+
+c, s = connection()
+t, u = connection()
+child = subprocess.Popen([tool, "echo"], stdin=s, stdout=u)
+s.close(), u.close()
+c.sendall(b"from one to the other")
+c.shutdown(socket.SHUT_WR)
+print("two connections:", t.makefile("rb").read(), child.wait())
+
+c, s = connection()
+os.set_inheritable(s.fileno(), True)
+done = subprocess.run([tool, "say", "a word"], pass_fds=[s.fileno()], stdout=subprocess.PIPE)
+s.sendall(b"another")
+print("above 2:", done.stdout, c.recv(100))
+"""
+
+HANDED_SAYS = """a listener: accept: Invalid argument
+it is up: b'up'
+relays: 1
+its program: read: the end
+its peer: b''
+two connections: b'from one to the other' 3
+above 2: b'a word' b'another'
+"""
+
+
+def handed(privilege):
+    """Programs that cannot be preloaded: what they find where the kernel's TCP would give something else, or nothing."""
+    with net.Namespace() as namespace:
+        command = [stage().python, "-c", HANDED, stage().program("tool", "-static")]
+        text = Side(namespace, command, True, privilege).finish(30)
+    compare(HANDED_SAYS, text)
+
+
 def sight():
     """`tcpreload ss` shows the listener and the connections of a running program, with its addresses and states."""
     with net.Line() as line:
@@ -889,6 +950,7 @@ def tests(full=False):
         Test("no privilege", "tcpreload strict", strict_without_privilege),
         Test("LD_PRELOAD", "tcpreload", preloaded),
         Test("tcpreload ss", "tcpreload", sight),
+        *(Test("handed", f"tcpreload {p}", lambda p=p: handed(p)) for p in ("root", "net_raw")),
         Test("nothing left", "tcpreload", nothing_left, slow=True),
     ]
     return out

@@ -46,7 +46,11 @@ pub unsafe fn for_relay(envp: *const *const c_char, family: &str) -> Option<Kept
         // SAFETY: the same.
         return unsafe { kept(envp, Some(family)) };
     }
-    let own = [[PRELOAD, own_path()?.to_bytes()].concat(), format!("{OFF}=1").into(), format!("{FAMILY}={family}").into()];
+    let own = [
+        [PRELOAD, own_path()?.to_bytes()].concat(),
+        format!("{OFF}=1").into(),
+        format!("{FAMILY}={family}").into(),
+    ];
     let own: Vec<CString> = own.into_iter().filter_map(|s| CString::new(s).ok()).collect();
     let goes = |s: &CStr| s.to_bytes() == PRELOAD || s.to_bytes().starts_with(FAMILY.as_bytes());
     let mut list: Vec<*const c_char> = given.iter().filter(|s| !goes(s)).map(|s| s.as_ptr()).collect();

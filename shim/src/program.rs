@@ -246,9 +246,7 @@ impl Traits {
         match &self.loader {
             None if is_loader(path) => Ok(()),
             None => Err("it is statically linked, there is no loader to read LD_PRELOAD".to_string()),
-            Some(loader) if file_name(loader).starts_with(b"ld-musl") => {
-                Err(MUSL.to_string())
-            }
+            Some(loader) if file_name(loader).starts_with(b"ld-musl") => Err(MUSL.to_string()),
             Some(_) => Ok(()),
         }
     }

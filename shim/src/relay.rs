@@ -171,19 +171,16 @@ impl Detour {
 ///
 /// # Safety
 /// `argv` and `envp` are null, or arrays of strings with a null at their end.
-pub unsafe fn detour(
-    door: Door,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-) -> Option<Detour> {
+pub unsafe fn detour(door: Door, argv: *const *const c_char, envp: *const *const c_char) -> Option<Detour> {
     if STARTED_BY_US.load(Ordering::Relaxed) || crate::confined::is_confined() {
         return None;
     }
     let file = door.file()?;
     // SAFETY: as the caller vouches for.
+    let is_off = unsafe { environment::is_switched_off(envp) };
     let why = match program::check(&file) {
         Err(why) => why,
-        Ok(()) if unsafe { environment::is_switched_off(envp) } => "it is started with LD_PRELOAD=".to_string(),
+        Ok(()) if is_off => "it is started with LD_PRELOAD=".to_string(),
         Ok(()) => return None,
     };
     log::warn!(
@@ -217,5 +214,8 @@ pub fn tell_of_others(door: Door) {
 
 /// `tcpreload` could not be started in a program's place.
 pub fn tell_of_failure(errno: i32) {
-    log::warn!("no relay ({}): the program finds sockets that are not connected", std::io::Error::from_raw_os_error(errno));
+    log::warn!(
+        "no relay ({}): the program finds sockets that are not connected",
+        std::io::Error::from_raw_os_error(errno)
+    );
 }

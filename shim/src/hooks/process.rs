@@ -100,7 +100,12 @@ unsafe fn named<'a>(path: *const c_char, door: impl FnOnce(&'a CStr) -> Door<'a>
 }
 
 /// An exec by `real`, which gets the environment to pass on.
-unsafe fn exec(door: Option<Door>, argv: Strings, envp: Strings, real: impl FnOnce(Strings) -> c_int) -> c_int {
+unsafe fn exec(
+    door: Option<Door>,
+    argv: Strings,
+    envp: Strings,
+    real: impl FnOnce(Strings) -> c_int,
+) -> c_int {
     let departure = process::before_exec();
     let family = departure.as_ref().and_then(|d| d.family.as_deref());
     if let (Some(departure), Some(family), Some(door)) = (&departure, family, door) {

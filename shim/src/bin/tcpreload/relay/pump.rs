@@ -205,7 +205,8 @@ impl Pump {
         }
         // In this order: at the end of the program the error is there before the queue is emptied.
         let queued = ioctl(self.end, libc::TIOCOUTQ);
-        self.left_unread |= sys::getsockopt_int(self.end, libc::SOL_SOCKET, libc::SO_ERROR) == Ok(libc::ECONNRESET);
+        self.left_unread |=
+            sys::getsockopt_int(self.end, libc::SOL_SOCKET, libc::SO_ERROR) == Ok(libc::ECONNRESET);
         if queued > 0 || self.left_unread { self.given } else { 0 }
     }
 
@@ -285,7 +286,11 @@ impl Pump {
         }
         if self.out.is_empty() {
             // It has said its end before.
-            if self.outward_done && self.theirs.is_none() && !self.gone && state(self.end) & libc::POLLHUP != 0 {
+            if self.outward_done
+                && self.theirs.is_none()
+                && !self.gone
+                && state(self.end) & libc::POLLHUP != 0
+            {
                 self.gone = true;
                 return true;
             }
