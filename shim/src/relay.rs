@@ -122,11 +122,7 @@ impl Door<'_> {
         let path = match self {
             Door::File(name) => match program::find(OsStr::from_bytes(name.to_bytes())) {
                 Lookup::Found(path) => path,
-                Lookup::NotFound => return None,
-                Lookup::NotExecutable(why) => {
-                    log::debug!("{}: {why}", name.to_string_lossy());
-                    return None;
-                }
+                _ => return None,
             },
             Door::Path(path) => as_path(path),
             Door::Under(_, path) if path.to_bytes().starts_with(b"/") => as_path(path),
@@ -135,7 +131,15 @@ impl Door<'_> {
             Door::Open(fd) => behind(fd)?,
         };
         // What has no slash would be searched for.
-        Some(if path.as_os_str().as_bytes().contains(&b'/') { path } else { Path::new(".").join(path) })
+        let path = if path.as_os_str().as_bytes().contains(&b'/') { path } else { Path::new(".").join(path) };
+        match program::find(path.as_os_str()) {
+            Lookup::Found(path) => Some(path),
+            Lookup::NotFound => None,
+            Lookup::NotExecutable(why) => {
+                log::debug!("{}: {why}", path.display());
+                None
+            }
+        }
     }
 }
 
@@ -156,14 +160,40 @@ fn behind(fd: RawFd) -> Option<PathBuf> {
 /// What is started in a program's place.
 pub struct Detour {
     /// Where `tcpreload` may be.
-    pub paths: Vec<CString>,
-    argv: Vec<*const c_char>,
-    _own: [CString; 3],
+    paths: Vec<CString>,
+    /// `--relay`, and what follows it.
+    words: Vec<*const c_char>,
+    _file: CString,
 }
 
+#[cfg(target_arch = "x86_64")]
+const LOADER: &CStr = c"/lib64/ld-linux-x86-64.so.2";
+#[cfg(target_arch = "aarch64")]
+const LOADER: &CStr = c"/lib/ld-linux-aarch64.so.1";
+
 impl Detour {
-    pub fn argv(&self) -> *const *const c_char {
-        self.argv.as_ptr()
+    /// Tries one place after the other, until `start` gives 0.
+    ///
+    /// # Errors
+    /// The errno of the last.
+    pub fn start(&self, mut start: impl FnMut(&CStr, *const *const c_char) -> c_int) -> Result<(), i32> {
+        let mut failure = libc::ENOENT;
+        for path in &self.paths {
+            let place = Path::new(OsStr::from_bytes(path.to_bytes()));
+            let mut argv = vec![c"tcpreload".as_ptr()];
+            // With capabilities of its own (setcap) it would not be preloaded: those count for what is executed, not for
+            // what a loader loads.
+            let is_secure = program::check(place).is_err();
+            if is_secure {
+                argv.push(path.as_ptr());
+            }
+            argv.extend(&self.words);
+            failure = start(if is_secure { LOADER } else { path }, argv.as_ptr());
+            if failure == 0 {
+                return Ok(());
+            }
+        }
+        Err(failure)
     }
 }
 
@@ -188,12 +218,11 @@ pub unsafe fn detour(door: Door, argv: *const *const c_char, envp: *const *const
         file.display()
     );
     let file = CString::new(file.into_os_string().as_bytes()).ok()?;
-    let own = [c"tcpreload".to_owned(), c"--relay".to_owned(), file];
-    let mut all: Vec<*const c_char> = own.iter().map(|word| word.as_ptr()).collect();
+    let mut words = vec![c"--relay".as_ptr(), file.as_ptr()];
     // SAFETY: as the caller vouches for.
-    all.extend(unsafe { environment::strings(argv) }.iter().map(|word| word.as_ptr()));
-    all.push(null());
-    Some(Detour { paths: companion::program_paths(), argv: all, _own: own })
+    words.extend(unsafe { environment::strings(argv) }.iter().map(|word| word.as_ptr()));
+    words.push(null());
+    Some(Detour { paths: companion::program_paths(), words, _file: file })
 }
 
 /// A program is about to be started with other connections of ours. Said once.

@@ -130,10 +130,13 @@ unsafe fn by_relay(door: Door, argv: Strings, envp: Strings, family: &str) {
     let Some(detour) = (unsafe { relay::detour(door, argv, envp) }) else { return };
     let kept = unsafe { environment::for_relay(envp, family) };
     let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
-    for path in &detour.paths {
-        unsafe { real!(execve)(path.as_ptr(), detour.argv(), envp) };
+    let started = detour.start(|path, argv| {
+        unsafe { real!(execve)(path.as_ptr(), argv, envp) };
+        errno::get()
+    });
+    if let Err(errno) = started {
+        relay::tell_of_failure(errno);
     }
-    relay::tell_of_failure(errno::get());
 }
 
 hook! {
@@ -266,15 +269,11 @@ unsafe fn spawn_relay(
     let Some(detour) = (unsafe { relay::detour(door, argv, envp) }) else { return false };
     let kept = unsafe { environment::for_relay(envp, &spawning.family) };
     let envp = kept.as_ref().map_or(envp, Kept::as_ptr);
-    let mut failure = libc::ENOENT;
-    for path in &detour.paths {
-        failure = real(path.as_ptr(), detour.argv(), envp);
-        if failure == 0 {
-            return true;
-        }
+    let started = detour.start(|path, argv| real(path.as_ptr(), argv, envp));
+    if let Err(errno) = started {
+        relay::tell_of_failure(errno);
     }
-    relay::tell_of_failure(failure);
-    false
+    started.is_ok()
 }
 
 spawn_door!(posix_spawn, tcpreload_posix_spawn, Door::Path);

@@ -17,7 +17,8 @@ use engine::shared::relay::PHASE;
 use engine::stack::SocketPhase;
 use engine::sys;
 use std::ffi::{CString, OsString};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -236,8 +237,15 @@ extern "C" fn look() {
     }
 }
 
+/// Whether it is not a program but a text, for a shell to read.
+fn is_text(path: &Path) -> bool {
+    let mut head = [0; 4];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut head).is_err() || head != *b"\x7fELF")
+}
+
 fn become_program(path: &OsString, argv: &[OsString]) -> ExitCode {
     let needs_none = program::check(Path::new(path)).is_err_and(|why| why == program::MUSL);
+    let is_text = is_text(Path::new(path));
     let text = |word: &OsString| CString::new(word.as_bytes()).unwrap_or_default();
     let path = text(path);
     let argv: Vec<CString> = argv.iter().map(text).collect();
@@ -257,8 +265,11 @@ fn become_program(path: &OsString, argv: &[OsString]) -> ExitCode {
     // SAFETY: a disposition without a handler; strings, and arrays of them that end with a null.
     unsafe {
         libc::signal(libc::SIGPIPE, pipe);
-        // With a slash in it, it is not searched for; a file without `#!` is given to the shell.
-        libc::execvp(path.as_ptr(), pointers.as_ptr());
+        libc::execv(path.as_ptr(), pointers.as_ptr());
+        if std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOEXEC) && is_text {
+            // A file without `#!` is given to the shell. With a slash in it, it is not searched for.
+            libc::execvp(path.as_ptr(), pointers.as_ptr());
+        }
     }
     let error = std::io::Error::last_os_error();
     say(&format!("{}: {error}", path.to_string_lossy()));
