@@ -207,7 +207,8 @@ impl Pump {
         let queued = ioctl(self.end, libc::TIOCOUTQ);
         self.left_unread |=
             sys::getsockopt_int(self.end, libc::SOL_SOCKET, libc::SO_ERROR) == Ok(libc::ECONNRESET);
-        if queued > 0 || self.left_unread { self.given } else { 0 }
+        // The last of them may still be counted, as one, while this end is told of its end.
+        if queued > 1 || self.left_unread { self.given } else { 0 }
     }
 
     /// From the connection to the program.
@@ -215,10 +216,7 @@ impl Pump {
         if self.inward_done || IN_FLIGHT - self.given < IN_FLIGHT / 4 {
             return false;
         }
-        // Before the look: what came with the end is seen by it.
-        let state = state(self.tcp);
-        let there = receive(self.tcp, &mut self.buffer, libc::MSG_PEEK);
-        match there {
+        match receive(self.tcp, &mut self.buffer, libc::MSG_PEEK) {
             Ok(n) if n > self.given => match send(self.end, &self.buffer[self.given..n]) {
                 Ok(n) => {
                     self.given += n;
@@ -228,12 +226,13 @@ impl Pump {
                 // It reads no more.
                 Err(_) => self.end_inward(),
             },
-            Err(errno) if errno != libc::EAGAIN && errno != libc::EINTR => self.break_off(),
-            _ if state & libc::POLLERR != 0 || self.broken => self.break_off(),
-            _ if state & libc::POLLRDHUP != 0 => {
+            // The end is seen when the program has read all that came before it.
+            Ok(0) if self.given == 0 && !self.broken => {
                 let _ = sys::shutdown(self.end, libc::SHUT_WR);
                 self.end_inward()
             }
+            Ok(0) if self.given == 0 => self.break_off(),
+            Err(errno) if errno != libc::EAGAIN && errno != libc::EINTR => self.break_off(),
             _ => false,
         }
     }
