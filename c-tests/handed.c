@@ -391,6 +391,23 @@ static void many(void) {
     printf("20 at a time: %d of 40\n", good);
 }
 
+/* An urgent byte is not among the others. */
+static void urgent(void) {
+    struct pair p = pair();
+    char b[20];
+    pid_t pid = start(EXECVE, p.s, 2, "echo", NULL, NULL);
+    close(p.s);
+    MUST(write(p.c, "abc", 3));
+    MUST(send(p.c, "d", 1, MSG_OOB));
+    MUST(write(p.c, "efg", 3));
+    shutdown(p.c, SHUT_WR);
+    memset(b, 0, sizeof b);
+    SAY("around an urgent byte", readn(p.c, b, sizeof b));
+    printf("%s\n", b);
+    ended("urgent", pid);
+    close(p.c), close(p.l);
+}
+
 /* Relays in this network namespace. */
 static int relays(void) {
     int n = 0;
@@ -431,6 +448,7 @@ int main(int argc, char **argv) {
     shared();
     shell();
     ends();
+    urgent();
     many();
     unlink(script);
     SAY("children that are left", waitpid(-1, NULL, WNOHANG));
