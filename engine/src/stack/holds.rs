@@ -201,14 +201,22 @@ impl Stack {
         result
     }
 
-    /// A process has ended, or a child never was: all that it held is closed.
+    /// A process has ended, or a child never was: all that it held is closed. It may have been the one that was woken for a
+    /// connection (EPOLLEXCLUSIVE) and has not taken it: another is.
     pub fn release_process(&mut self, now: Instant, holder: Holder) {
         let theirs = self.holds_of(holder);
         self.as_holder(holder, |stack| {
-            for (held, count, _) in theirs {
+            for &(held, count, _) in &theirs {
                 (0..count).for_each(|_| stack.release_held(now, held));
             }
         });
+        for (held, ..) in theirs {
+            if let Held::Socket(id) = held
+                && self.is_listening(id)
+            {
+                self.pass_on(id);
+            }
+        }
     }
 
     /// Descriptors of these sockets become `holder`'s: of a child that is about to be spawned.

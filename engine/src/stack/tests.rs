@@ -543,6 +543,35 @@ fn a_process_that_ends_gives_back_what_it_held() {
     assert_eq!((n.b.stack.refs(l), n.b.stack.socket_count()), (0, 0));
 }
 
+/// Two workers with a set each: one is woken for a connection, and the other one when that dies before it has accepted it.
+#[test]
+fn an_exclusive_wake_up_does_not_die_with_its_worker() {
+    const EXCLUSIVE: EpollEvent = EpollEvent { events: 1 | 1 << 28, data: 0 };
+    let mut n = Net::new();
+    let l = n.b.listener(80, 50);
+    let st = &mut n.b.stack;
+    let waiters = [5, 6].map(|holder| {
+        st.retain_for(holder, &[l]);
+        st.set_holder(holder);
+        let set = st.epoll_create().unwrap();
+        st.epoll_ctl(set, EpollOp::Add, 7, l, EXCLUSIVE).unwrap();
+        let waiter = st.waiter_begin(u32::from(holder), WakeKind::Futex).unwrap();
+        st.wait_on_set(waiter, set, true).unwrap();
+        waiter
+    });
+    st.set_holder(IN_FLIGHT);
+    n.connect(80);
+    n.settle();
+    let now = n.time();
+    let st = &mut n.b.stack;
+    let woken = |st: &Stack| waiters.map(|w| st.is_waiter_woken(w));
+    assert_eq!(woken(st), [true, false]);
+    st.waiter_end(waiters[0]);
+    assert!(!st.is_waiter_woken(waiters[1]));
+    st.release_process(now, 5);
+    assert!(st.is_waiter_woken(waiters[1]));
+}
+
 /// An exec closes what does not survive it, and nothing when it fails.
 #[test]
 fn an_exec_closes_what_does_not_survive_it() {
