@@ -190,7 +190,7 @@ def nginx_reuseport(play):
     return play.wrk(8080)
 
 
-@program("nginx, reload", "nginx", "wrk", short=True)
+@program("nginx, reload", "nginx", "wrk", families=("4", "6"), short=True)
 def nginx_reload(play):
     """The configuration is read again each second under load."""
     server = nginx(play, HELLO.format(at=play.any_url, more=""), 8080, "worker_processes 4;")
