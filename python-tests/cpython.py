@@ -24,6 +24,9 @@ MODULES = {
     "test_signal": (False, ()), "test_select": (False, ()), "test_poll": (False, ()),
 }
 
+# They open as many descriptors as the hard limit lets them, less 32: some 45 are the library's.
+KNOWN = ("test_above_fd_setsize",)
+
 
 def python_with(module):
     """A Python that has its tests: they may be a package of their own."""
@@ -60,11 +63,13 @@ def compare(module):
     ours, note, text = results(python, module, True)
     differ = {name: (native.get(name), ours.get(name))
               for name in sorted({*native, *ours}) if native.get(name) != ours.get(name)}
-    if differ:
+    known = [name for name, ends in differ.items() if ends == ("ok", "skipped") and name.endswith(KNOWN)]
+    if len(known) < len(differ):
         raise Differs("\n".join(f"{name}: natively {a}, under tcpreload {b}" for name, (a, b) in differ.items()) + "\n"
                       + text[-3000:])
     count = list(ours.values()).count
-    return f"{len(ours)} tests, {count('ok')} passed, {count('skipped')} skipped, as natively; {note}"
+    but = f" but for {len(known)} (too few descriptors)" if known else ""
+    return f"{len(ours)} tests, {count('ok')} passed, {count('skipped')} skipped, as natively{but}; {note}"
 
 
 def tests(full=False):
