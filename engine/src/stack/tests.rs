@@ -555,7 +555,7 @@ fn an_exclusive_wake_up_does_not_die_with_its_worker() {
         st.set_holder(holder);
         let set = st.epoll_create().unwrap();
         st.epoll_ctl(set, EpollOp::Add, 7, l, EXCLUSIVE).unwrap();
-        let waiter = st.waiter_begin(u32::from(holder), WakeKind::Futex).unwrap();
+        let waiter = st.waiter_begin(holder, WakeKind::Futex).unwrap();
         st.wait_on_set(waiter, set, true).unwrap();
         waiter
     });
