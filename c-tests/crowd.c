@@ -1,8 +1,8 @@
-/* Many threads: 64 blocking connections, several acceptors, one socket used by several threads. */
+/* Many threads: `crowd [N]`, N (64) blocking connections, as many acceptors, one socket used by several threads. */
 #include "t.h"
 
-enum { CLIENTS = 64, ROUNDS = 50 };
-static int l, port;
+enum { ROUNDS = 50 };
+static int l, port, clients = 64;
 
 static void *serve(void *arg) {
     (void)arg;
@@ -38,22 +38,23 @@ static void *client(void *arg) {
 }
 
 static void crowd(void) {
-    l = listener(128), port = port_of(l);
+    /* All may come at once: none is to depend on what becomes of those that find the queue full. */
+    l = listener(clients > 128 ? clients : 128), port = port_of(l);
     /* As many servers as clients may be there at a time, or they would wait for each other. */
-    pthread_t s[CLIENTS], c[CLIENTS];
-    for (int i = 0; i < CLIENTS; i++)
+    pthread_t s[clients], c[clients];
+    for (int i = 0; i < clients; i++)
         pthread_create(&s[i], NULL, serve, NULL);
-    for (long i = 0; i < CLIENTS; i++)
+    for (long i = 0; i < clients; i++)
         pthread_create(&c[i], NULL, client, (void *)(intptr_t)i);
     long good = 0;
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < clients; i++) {
         void *r;
         pthread_join(c[i], &r);
         good += (long)(intptr_t)r;
     }
-    printf("64 blocking clients, 64 acceptors: %ld of %d\n", good, CLIENTS * ROUNDS);
+    printf("%d blocking clients, as many acceptors: %ld of %d\n", clients, good, clients * ROUNDS);
     MUST(shutdown(l, SHUT_RDWR));
-    for (int i = 0; i < CLIENTS; i++)
+    for (int i = 0; i < clients; i++)
         pthread_join(s[i], NULL);
     puts("all acceptors were woken by shutdown");
     close(l);
@@ -120,7 +121,9 @@ static void numbers(void) {
     printf("descriptors opened and closed by eight threads: %ld\n", good);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 1)
+        clients = atoi(argv[1]);
     crowd();
     shared();
     numbers();

@@ -53,6 +53,7 @@ CASES = [
     c("confined"),
     c("deaths", "killed", timeout=8),
     c("crowd"),
+    c("crowd", 1500, slow=True, timeout=120),
     c("backlog"),
     c("binding"),
     c("threads"),

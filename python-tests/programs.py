@@ -6,6 +6,7 @@ under tcpreload, of what the test tools install; the full one every mode, every 
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -497,6 +498,16 @@ def node(play):
     play.serve("node", script, play.any, 0, port=8080)
     play.expect(play.ask("node", client, play.host), "bad 0")
     return play.wrk(8080)
+
+
+@program("node, autocannon", "node", "autocannon", families=("4", "6"))
+def autocannon(play):
+    """Fifty connections, four requests on their way on each."""
+    play.serve("node", play.file("server.js", NODE), play.any, 0, port=8080)
+    found = json.loads(play.ask("autocannon", "--json", "-c", 50, "-p", 4, "-d", 3, f"http://{play.url_host}:8080/").splitlines()[-1])
+    if found["errors"] or found["timeouts"] or found["non2xx"] or not found["2xx"]:
+        raise Failed(str(found) + play.said())
+    return f"{found['requests']['average']:.0f} requests/s"
 
 
 @program("node, cluster", "node", "wrk", families=("4", "6"))

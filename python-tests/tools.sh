@@ -43,6 +43,7 @@ if [ "$1" = all ]; then
     need gunicorn gunicorn
     need uvicorn "uvicorn python3-uvloop"
     need node nodejs
+    need npm npm
     need javac default-jdk-headless
     need sshd openssh-server
     need ssh openssh-client
@@ -71,6 +72,10 @@ if ! tests_of_python; then
     echo "installing: $package"
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null ||
         echo "not to be had: $package (CPython's own tests will be skipped)"
+fi
+if [ "$1" = all ] && ! command -v autocannon >/dev/null 2>&1; then
+    command -v npm >/dev/null 2>&1 && $as_root npm install --global --silent autocannon@8 >/dev/null ||
+        echo "not to be had: autocannon, by npm (its test will be skipped)"
 fi
 # The oldest Rust that will do is said in Cargo.toml.
 wanted=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
