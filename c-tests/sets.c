@@ -362,26 +362,32 @@ static void both_kinds(void) {
     puts("sockets and a pipe");
     for (int room = 1; room <= 3; room++) {
         struct pair p[3];
-        int ep = MUST(epoll_create1(0)), ways[2], seen = 0, pipes = 0;
+        int ep = MUST(epoll_create1(0)), twin = MUST(epoll_create1(0)), ways[2], seen = 0, pipes = 0, other = 0;
         struct epoll_event e[3];
         MUST(pipe(ways));
         MUST(write(ways[1], "x", 1));
         MUST(ctl(ep, EPOLL_CTL_ADD, ways[0], EPOLLIN, 3));
+        MUST(ctl(twin, EPOLL_CTL_ADD, ways[0], EPOLLIN, 3));
         for (int i = 0; i < 3; i++) {
             p[i] = pair();
             MUST(send(p[i].c, "x", 1, 0));
             ready(p[i].s, POLLIN, 1000);
             MUST(ctl(ep, EPOLL_CTL_ADD, p[i].s, EPOLLIN | (i ? EPOLLET : EPOLLONESHOT), i));
+            MUST(ctl(twin, EPOLL_CTL_ADD, p[i].s, EPOLLIN, i));
         }
-        for (int turn = 0; turn < 8; turn++)
+        for (int turn = 0; turn < 8; turn++) {
             for (int n = epoll_wait(ep, e, room, 0), i = 0; i < n; i++) {
                 seen |= 1 << e[i].data.u64;
                 pipes += e[i].data.u64 == 3;
             }
-        printf("  room for %d: seen %x, the pipe %s\n", room, seen, pipes >= 4 ? "often" : "seldom");
+            for (int n = epoll_wait(twin, e, room, 0), i = 0; i < n; i++)
+                other |= 1 << e[i].data.u64;
+        }
+        printf("  room for %d: seen %x, the pipe %s; in another set, all of them as levels: %x\n", room, seen,
+               pipes >= 4 ? "often" : "seldom", other);
         for (int i = 0; i < 3; i++)
             unpair(p[i]);
-        close(ep), close(ways[0]), close(ways[1]);
+        close(ep), close(twin), close(ways[0]), close(ways[1]);
     }
 }
 

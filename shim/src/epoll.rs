@@ -12,7 +12,7 @@ use crate::fdtable::{self, Kind};
 use crate::round;
 use crate::runtime::{Locked, Runtime};
 use crate::wait::{Sleeper, Watch, Woken};
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use core::time::Duration;
 use engine::stack::{EpollEvent, EpollId, EpollOp, SockId};
 use engine::sys;
@@ -24,13 +24,17 @@ const BATCH: usize = 256;
 const EINVAL: Errno = Errno(libc::EINVAL);
 const EP_MAX_EVENTS: i32 = i32::MAX / 12;
 
-/// Whether an epoll descriptor ever had a kernel descriptor added, by number: 1 if so. Numbers above count as if.
+/// In [`HAS_KERNEL`]: a kernel descriptor was added; the kernel is asked first the next time that one event is wanted.
+const ADDED: u8 = 1;
+const TURN: u8 = 2;
+
+/// Whether an epoll descriptor ever had a kernel descriptor added, by number. Numbers above count as if.
 static HAS_KERNEL: [AtomicU8; 4096] = [const { AtomicU8::new(0) }; 4096];
 
 /// A kernel descriptor is added to `epfd`.
 pub fn note_kernel_member(epfd: RawFd) {
     if let Some(flag) = HAS_KERNEL.get(epfd as usize) {
-        flag.store(1, Ordering::Relaxed);
+        flag.fetch_or(ADDED, Ordering::Relaxed);
     }
 }
 
@@ -60,7 +64,12 @@ pub fn note_dup(old: RawFd, new: RawFd) {
 }
 
 fn has_kernel_members(epfd: RawFd) -> bool {
-    HAS_KERNEL.get(epfd as usize).is_none_or(|f| f.load(Ordering::Relaxed) != 0)
+    HAS_KERNEL.get(epfd as usize).is_none_or(|f| f.load(Ordering::Relaxed) & ADDED != 0)
+}
+
+/// Each set has its own turns: two that are waited for one after the other would else have the same half of them each.
+fn is_kernels_turn(epfd: RawFd) -> bool {
+    HAS_KERNEL[epfd as usize % HAS_KERNEL.len()].fetch_xor(TURN, Ordering::Relaxed) & TURN != 0
 }
 
 /// epoll_ctl on one of our sockets.
@@ -169,7 +178,7 @@ pub fn wait(
     let out = Out::new(events, (max as usize).min(BATCH));
     let kernel = has_kernel_members(epfd);
     // Where there is room for one event only, the two parts of the set take turns.
-    let kernel_first = kernel && out.max == 1 && KERNELS_TURN.fetch_xor(true, Ordering::Relaxed);
+    let kernel_first = kernel && out.max == 1 && is_kernels_turn(epfd);
     let deadline = timeout.map(|t| sys::monotonic_now() + t);
     let watch = Watch::over(rt);
     // Declared after the watch, which takes the lock at its end.
@@ -227,9 +236,6 @@ pub fn wait(
         }
     }
 }
-
-/// Whose turn it is where a set of both stacks is asked for one event.
-static KERNELS_TURN: AtomicBool = AtomicBool::new(false);
 
 /// What is ready now, after a look at the ring. `and_kernel`: the last place of several is the kernel's, so that neither part
 /// starves the other.
