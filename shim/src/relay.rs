@@ -76,7 +76,7 @@ pub fn set_option(rt: &Runtime, id: SockId, name: c_int, value: u64) -> Outcome<
         return Ok(0);
     }
     // Those that were killed are still there.
-    relays.all().filter(|one| !sys::process_lives(one.pid as i32)).for_each(|one| relays.forget(one));
+    relays.sweep(|pid| sys::process_lives(pid as i32));
     if relays.note(id, value, me) { Ok(0) } else { Err(Errno(libc::ENOSPC)) }
 }
 

@@ -30,11 +30,11 @@ pub struct RelayWords {
 
 #[repr(C)]
 struct RelayWord {
-    /// The socket, as a number; 0: this place is free.
+    /// The socket, as a number.
     socket: AtomicU64,
-    /// What names its Unix socket; 0: not said yet.
+    /// What names its Unix socket; 0: not said yet, and nobody asks it.
     name: AtomicU64,
-    /// The relay's process.
+    /// The relay's process, which takes the place with this, first of all: wherever it is killed, the place can be had again. 0: free.
     pid: AtomicU32,
     _pad: AtomicU32,
 }
@@ -56,14 +56,23 @@ impl RelayWords {
 
     /// Process `pid` becomes the relay of that socket. False: there is no place.
     pub fn note(&self, socket: SockId, name: u64, pid: u32) -> bool {
-        let free = self.relays.iter().find(|r| {
-            r.socket.compare_exchange(0, socket.to_raw(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
-        });
-        let Some(place) = free else { return false };
-        place.pid.store(pid, Ordering::Release);
-        place.name.store(name, Ordering::Release);
+        let take =
+            |r: &&RelayWord| r.pid.compare_exchange(0, pid, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let Some(place) = self.relays.iter().find(take) else { return false };
+        place.socket.store(socket.to_raw(), Ordering::Release);
         self.count.fetch_add(1, Ordering::AcqRel);
+        place.name.store(name, Ordering::Release);
         true
+    }
+
+    /// Gives back the places of those that were killed.
+    pub fn sweep(&self, lives: impl Fn(u32) -> bool) {
+        for place in &self.relays {
+            let pid = place.pid.load(Ordering::Acquire);
+            if pid != 0 && !lives(pid) {
+                self.give_back(place, place.name.load(Ordering::Acquire), pid);
+            }
+        }
     }
 
     /// Those of one socket.
@@ -75,17 +84,21 @@ impl RelayWords {
         self.relays.iter().enumerate().filter_map(|(place, r)| {
             let socket = r.socket.load(Ordering::Acquire);
             let (name, pid) = (r.name.load(Ordering::Acquire), r.pid.load(Ordering::Acquire));
-            (socket != 0 && name != 0).then_some(Relay { place, socket, name, pid })
+            (name != 0).then_some(Relay { place, socket, name, pid })
         })
     }
 
     /// It has ended, by itself or not.
     pub fn forget(&self, relay: Relay) {
-        let place = &self.relays[relay.place];
-        if place.name.compare_exchange(relay.name, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            place.pid.store(0, Ordering::Release);
-            place.socket.store(0, Ordering::Release);
-            self.count.fetch_sub(1, Ordering::AcqRel);
+        self.give_back(&self.relays[relay.place], relay.name, relay.pid);
+    }
+
+    fn give_back(&self, place: &RelayWord, name: u64, pid: u32) {
+        let was = place.name.compare_exchange(name, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if was && place.pid.compare_exchange(pid, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() && name != 0
+        {
+            // One that was killed before it was counted makes it no less than none.
+            let _ = self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| n.checked_sub(1));
         }
     }
 }
@@ -178,7 +191,23 @@ mod tests {
         let first = words.of(socket(1)).next().expect("it is there");
         words.forget(first);
         words.forget(first);
-        assert_eq!(words.all().count(), 2);
+        assert_eq!((words.all().count(), words.count.load(Ordering::Relaxed)), (2, 2));
+    }
+
+    #[test]
+    fn a_relay_that_is_killed_keeps_no_place() {
+        // SAFETY: zero is a value of every atomic.
+        let words: Box<RelayWords> = unsafe { Box::new(core::mem::zeroed()) };
+        let socket: SockId = Id::from_raw(1 << 32 | 7).expect("a handle");
+        // Before it has said its name, and after.
+        words.relays[0].pid.store(100, Ordering::Relaxed);
+        assert!(
+            (1..MAX_RELAYS as u32).all(|n| words.note(socket, 9, 100 + n)) && !words.note(socket, 9, 999)
+        );
+        words.sweep(|pid| pid > 101);
+        assert!(words.note(socket, 9, 999) && words.note(socket, 9, 1000) && !words.note(socket, 9, 1001));
+        words.sweep(|_| false);
+        assert!(!words.any());
     }
 
     #[test]
